@@ -1,0 +1,339 @@
+//! Registering subscriptions.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use super::Bus;
+use crate::event::Event;
+use crate::handler::SubscriptionInfo;
+use crate::runner::{BatchWorkers, Plan, RunSettings, SingleWorkers, Workers};
+use crate::{
+    Backoff, Batch, BatchFn, BatchOutcome, Context, Driver, Error, EventFn, FailurePolicy, Handler,
+    IntoHandlerResult, IntoStreamName, Message, MessageFn, OptionFor, Ordering, ReadOptions, Result,
+    StartFrom, batch_fn, event_fn, message_fn,
+};
+
+/// Marks a subscription whose handler takes one delivery at a time.
+#[derive(Debug)]
+pub struct SingleHandling;
+
+/// Marks a subscription whose handler takes batches.
+#[derive(Debug)]
+pub struct BatchHandling;
+
+/// A subscription in the making. It does nothing until [`register`](SubscriptionBuilder::register).
+#[must_use = "a subscription does nothing until it is registered with `register`"]
+pub struct SubscriptionBuilder<D: Driver, H, K = SingleHandling> {
+    bus: Bus<D>,
+    options: Result<ReadOptions>,
+    settings: RunSettings,
+    handler: H,
+    kind: PhantomData<K>,
+}
+
+impl<D: Driver> Bus<D> {
+    /// Subscribes a closure over decoded events of type `E` to a stream. Registers the event under
+    /// that stream if it is not registered yet.
+    ///
+    /// The default group is none; most drivers want one: see
+    /// [`group`](SubscriptionBuilder::group).
+    pub fn subscribe<E, F, Fut>(
+        &self,
+        stream: impl IntoStreamName,
+        handler: F,
+    ) -> SubscriptionBuilder<D, EventFn<E, F>>
+    where
+        E: Event,
+        F: Fn(E, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoHandlerResult> + Send,
+    {
+        let options = stream.into_stream_name().and_then(|stream| {
+            if !self.registry().contains::<E>() {
+                self.registry().register_to::<E>(&stream)?;
+            }
+            ReadOptions::new(stream)
+        });
+        self.builder_of(options, event_fn(handler))
+    }
+
+    /// Subscribes a closure over decoded events of type `E` to the stream the event is registered
+    /// under, or declares.
+    pub fn subscribe_event<E, F, Fut>(&self, handler: F) -> SubscriptionBuilder<D, EventFn<E, F>>
+    where
+        E: Event,
+        F: Fn(E, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoHandlerResult> + Send,
+    {
+        let registry = self.registry();
+        let stream = registry.stream_of::<E>().or_else(|not_found| {
+            if E::schema().declared_stream().is_none() {
+                return Err(not_found);
+            }
+            registry.register::<E>()?;
+            registry.stream_of::<E>()
+        });
+        self.builder_of(stream.and_then(ReadOptions::new), event_fn(handler))
+    }
+
+    /// Subscribes a closure over whole messages.
+    pub fn subscribe_stream<F, Fut>(
+        &self,
+        stream: impl IntoStreamName,
+        handler: F,
+    ) -> SubscriptionBuilder<D, MessageFn<F>>
+    where
+        F: Fn(Message, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoHandlerResult> + Send,
+    {
+        self.builder_of(ReadOptions::new(stream), message_fn(handler))
+    }
+
+    /// Subscribes a closure over batches of up to `size` messages. It gets what is there, without
+    /// waiting for a batch to fill.
+    ///
+    /// In order per key, an item that is to be retried takes the later items of its key in the same
+    /// batch with it, whatever the handler said of them, so that they come again behind it.
+    pub fn subscribe_batch<F, Fut>(
+        &self,
+        stream: impl IntoStreamName,
+        size: usize,
+        handler: F,
+    ) -> SubscriptionBuilder<D, BatchFn<F>, BatchHandling>
+    where
+        F: Fn(Batch) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = BatchOutcome> + Send,
+    {
+        self.subscribe_batch_handler(stream, size, batch_fn(handler))
+    }
+
+    /// Subscribes a [`Handler`] of single deliveries.
+    pub fn subscribe_handler<H: Handler>(
+        &self,
+        stream: impl IntoStreamName,
+        handler: H,
+    ) -> SubscriptionBuilder<D, H> {
+        self.builder_of(ReadOptions::new(stream), handler)
+    }
+
+    /// Subscribes a [`Handler`] of batches of up to `size` messages.
+    pub fn subscribe_batch_handler<H: Handler<Batch>>(
+        &self,
+        stream: impl IntoStreamName,
+        size: usize,
+        handler: H,
+    ) -> SubscriptionBuilder<D, H, BatchHandling> {
+        let mut builder = self.builder_of(ReadOptions::new(stream), handler);
+        builder.settings.batch_size = size;
+        builder
+    }
+
+    fn builder_of<H, K>(&self, options: Result<ReadOptions>, handler: H) -> SubscriptionBuilder<D, H, K> {
+        SubscriptionBuilder {
+            bus: self.clone(),
+            options,
+            settings: RunSettings::default(),
+            handler,
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<D: Driver, H, K> SubscriptionBuilder<D, H, K> {
+    /// Joins a consumer group: its members share the messages.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.options = self.options.and_then(|options| options.group(group));
+        self
+    }
+
+    /// Sets where to start when the group has no position yet.
+    pub fn start_from(mut self, start: StartFrom) -> Self {
+        self.options = self.options.map(|options| options.start_from(start));
+        self
+    }
+
+    /// Wraps the handler in a layer. The first layer given is the **innermost**: each later one is
+    /// around all before it.
+    pub fn layer<L: Layer<H>>(self, layer: L) -> SubscriptionBuilder<D, L::Service, K> {
+        SubscriptionBuilder {
+            bus: self.bus,
+            options: self.options,
+            settings: self.settings,
+            handler: layer.layer(self.handler),
+            kind: PhantomData,
+        }
+    }
+
+    /// Sets how many handlers run at once; the default is 16.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.settings.concurrency = concurrency;
+        self
+    }
+
+    /// Sets which messages wait for which; the default is [`Ordering::PerKey`].
+    pub fn ordering(mut self, ordering: Ordering) -> Self {
+        self.settings.ordering = ordering;
+        self
+    }
+
+    /// Handles messages of one key in order: [`Ordering::PerKey`], the default, spelled out.
+    pub fn ordered_by_key(self) -> Self {
+        self.ordering(Ordering::PerKey)
+    }
+
+    /// Bounds the messages fetched and not settled; the default is 1024. It also bounds how far the
+    /// runner looks past a busy key.
+    pub fn max_in_flight(mut self, messages: usize) -> Self {
+        self.settings.max_in_flight = messages;
+        self
+    }
+
+    /// Bounds the bytes of messages fetched and not settled; the default is 64 MiB. One fetch may
+    /// exceed it by what it brings.
+    pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_in_flight_bytes = bytes;
+        self
+    }
+
+    /// Sets how long a handler may take. Past that it is cancelled and counts as failed; the
+    /// deadline shows in [`Context::deadline`].
+    pub fn handler_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.handler_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets what becomes of errors no layer has dealt with; the default retries with backoff, then
+    /// writes to the dead letters.
+    pub fn on_failure(mut self, policy: FailurePolicy) -> Self {
+        self.settings.failure = policy;
+        self
+    }
+
+    /// Sets the delays between attempts to open a failed subscription anew.
+    pub fn reconnect(mut self, backoff: Backoff) -> Self {
+        self.settings.reconnect = backoff;
+        self
+    }
+
+    /// Sets up to which delay a retry waits in this process, holding its place in flight; the
+    /// default is 60 s. Longer ones are left to the backend where it can delay and no order is
+    /// kept; where it is, they wait here all the same.
+    pub fn longest_wait(mut self, delay: Duration) -> Self {
+        self.settings.longest_wait = delay;
+        self
+    }
+
+    /// Sets for how long a delivery's lease is kept up in all; the default is 12 hours. Past that it
+    /// runs out, and the handler is cancelled.
+    pub fn longest_lease(mut self, duration: Duration) -> Self {
+        self.settings.longest_lease = duration;
+        self
+    }
+
+    /// Sets how long acknowledgements may be gathered before they are sent together; the default is
+    /// 5 ms.
+    pub fn settle_linger(mut self, linger: Duration) -> Self {
+        self.settings.settle_linger = linger;
+        self
+    }
+
+    /// Sets how long running handlers may finish when their partition goes to another reader; the
+    /// default is 5 s.
+    pub fn revoke_grace(mut self, grace: Duration) -> Self {
+        self.settings.revoke_grace = grace;
+        self
+    }
+
+    /// Adds options of the driver's own.
+    pub fn option<O: OptionFor<D>>(mut self, option: O) -> Self {
+        if let Ok(options) = &mut self.options {
+            options.driver.insert(option);
+        }
+        self
+    }
+
+    /// Sets an argument of the driver's own by name, as from a configuration file. A name the
+    /// driver does not know is an error when the subscription is opened.
+    pub fn argument(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        if let Ok(options) = &mut self.options {
+            options.driver.set(name, value);
+        }
+        self
+    }
+
+    fn plan<W: Workers>(self, workers: impl FnOnce(Arc<H>) -> W) -> Result<()> {
+        let options = self.options?;
+        let inner = &self.bus.inner;
+        let capabilities = inner.reader.capabilities();
+        self.settings
+            .validate(&options, capabilities)
+            .map_err(|error| error.operation("subscribe").with("stream", &options.stream))?;
+        let info = SubscriptionInfo {
+            stream: options.stream.clone(),
+            group: options.group.clone(),
+            publisher: inner.publisher.clone(),
+            driver: capabilities.driver,
+            clock: inner.clock,
+        };
+        let plan = Plan {
+            options,
+            settings: self.settings,
+            info: Arc::new(info),
+            workers: Arc::new(workers(Arc::new(self.handler))),
+            changed: inner.changed.clone(),
+            ended: inner.ended.clone(),
+        };
+        let mut state = self.bus.lock();
+        if state.closed {
+            return Err(Error::closed("the bus").operation("subscribe"));
+        }
+        state.plans.push(plan);
+        Ok(())
+    }
+}
+
+impl<D: Driver, H: Handler<Context>> SubscriptionBuilder<D, H, SingleHandling> {
+    /// Registers the subscription. It is opened by [`Bus::start`] or [`Bus::run`].
+    ///
+    /// # Errors
+    /// - [`InvalidConfig`](crate::ErrorKind::InvalidConfig) for a setting that cannot be.
+    /// - [`InvalidMessage`](crate::ErrorKind::InvalidMessage) for a bad stream or group name.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) for what the driver cannot do.
+    /// - [`EventNotFound`](crate::ErrorKind::EventNotFound) for an event without a stream.
+    /// - [`Closed`](crate::ErrorKind::Closed) after shutdown.
+    pub fn register(self) -> Result<()> {
+        self.plan(SingleWorkers)
+    }
+}
+
+impl<D: Driver, H: Handler<Batch>> SubscriptionBuilder<D, H, BatchHandling> {
+    /// Registers the subscription. It is opened by [`Bus::start`] or [`Bus::run`].
+    ///
+    /// # Errors
+    /// As for single handlers; a batch size of 0 is
+    /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig).
+    pub fn register(self) -> Result<()> {
+        let size = NonZeroUsize::new(self.settings.batch_size);
+        match size {
+            Some(size) => self.plan(|handler| BatchWorkers(handler, size)),
+            None => Err(Error::invalid_config(
+                "the batch size is 0; use 1 or more, or subscribe a handler of single messages",
+            )
+            .operation("subscribe")),
+        }
+    }
+}
+
+impl<D: Driver, H, K> fmt::Debug for SubscriptionBuilder<D, H, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubscriptionBuilder")
+            .field("options", &self.options)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

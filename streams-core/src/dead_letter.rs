@@ -1,0 +1,150 @@
+//! Dead letters: the copy that is written, and the way back.
+
+use std::time::SystemTime;
+
+use crate::message::unix_millis;
+use crate::{Context, Error, ErrorKind, HandlerError, Message, Result, StreamName};
+
+/// Names of the headers a dead letter carries beside the message's own.
+pub mod headers {
+    /// Why it was given up: the outermost error, or the handler's reason.
+    pub const REASON: &str = "streams-dlq-reason";
+    /// The error and all its causes.
+    pub const ERROR_CHAIN: &str = "streams-dlq-error-chain";
+    /// How often it was tried, in decimal.
+    pub const ATTEMPTS: &str = "streams-dlq-attempts";
+    /// When it first failed, in Unix milliseconds.
+    pub const FIRST_FAILURE: &str = "streams-dlq-first-failure";
+    /// When it last failed, in Unix milliseconds.
+    pub const LAST_FAILURE: &str = "streams-dlq-last-failure";
+    /// The stream it came from.
+    pub const STREAM: &str = "streams-dlq-stream";
+    /// Its id there.
+    pub const ID: &str = "streams-dlq-id";
+    /// The consumer group that gave it up.
+    pub const GROUP: &str = "streams-dlq-group";
+
+    pub(super) const ALL: [&str; 8] = [
+        REASON,
+        ERROR_CHAIN,
+        ATTEMPTS,
+        FIRST_FAILURE,
+        LAST_FAILURE,
+        STREAM,
+        ID,
+        GROUP,
+    ];
+}
+
+/// Why a message is given up.
+#[derive(Debug, Clone, Copy)]
+pub enum DeadLetterReason<'a> {
+    /// The handler said so.
+    Asked(&'a str),
+    /// It failed for good.
+    Failed(&'a HandlerError),
+}
+
+/// The copy of a delivery's message for the dead letters of its stream: same id, key, data and
+/// time, and [headers] that tell the story.
+///
+/// # Errors
+/// [`InvalidMessage`](ErrorKind::InvalidMessage) when the stream's name is too long to take `.dlq`.
+pub fn dead_letter(context: &Context, reason: DeadLetterReason<'_>) -> Result<Message> {
+    dead_letter_to(context, reason, context.message().stream().dead_letters()?)
+}
+
+/// As [`dead_letter`], to a stream of your choice.
+///
+/// # Errors
+/// None today beyond those of building a message.
+pub fn dead_letter_to(
+    context: &Context,
+    reason: DeadLetterReason<'_>,
+    stream: StreamName,
+) -> Result<Message> {
+    let message = context.message();
+    let now = context.clock().now();
+    let (reason, chain) = match reason {
+        DeadLetterReason::Asked(reason) => (reason.to_owned(), reason.to_owned()),
+        DeadLetterReason::Failed(error) => (error.to_string(), error.chain()),
+    };
+    let millis = |time: SystemTime| unix_millis(time).to_string();
+    let mut all = message.headers().clone();
+    all.insert(headers::REASON, one_line(&reason));
+    all.insert(headers::ERROR_CHAIN, one_line(&chain));
+    all.insert(headers::ATTEMPTS, context.attempt().to_string());
+    all.insert(headers::FIRST_FAILURE, millis(context.first_failure().unwrap_or(now)));
+    all.insert(headers::LAST_FAILURE, millis(now));
+    all.insert(headers::STREAM, message.stream().as_str());
+    all.insert(headers::ID, message.id().as_str());
+    all.insert(headers::GROUP, context.group().unwrap_or(""));
+    message.to_builder().stream(stream).headers(all).build_received()
+}
+
+/// Error texts may be long and have line breaks, which some backends refuse in headers.
+fn one_line(text: &str) -> String {
+    const LIMIT: usize = 1024;
+    let mut line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(LIMIT)
+        .collect();
+    if text.chars().nth(LIMIT).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// The message to write to bring a dead letter back to the stream it came from: with its own id,
+/// without the dead-letter headers.
+///
+/// # Errors
+/// [`InvalidMessage`](ErrorKind::InvalidMessage) when it is no dead letter.
+pub fn redrive(dead_letter: &Message) -> Result<Message> {
+    let Some(stream) = dead_letter.headers().get_str(headers::STREAM) else {
+        return Err(Error::new(
+            ErrorKind::InvalidMessage,
+            format!(
+                "the message has no header `{}`, so it is no dead letter; redrive only what was \
+                 read from a `.dlq` stream",
+                headers::STREAM
+            ),
+        )
+        .with("id", dead_letter.id()));
+    };
+    let mut rest = dead_letter.headers().clone();
+    for name in headers::ALL {
+        rest.remove(name);
+    }
+    dead_letter.to_builder().stream(stream).headers(rest).build_received()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_tells_its_story_and_comes_back_unchanged() {
+        let message = Message::builder("orders")
+            .key("k")
+            .header("tenant", "acme")
+            .data("x")
+            .build()
+            .unwrap();
+        let context = Context::for_test(message.clone()).with_attempt(3);
+        let cause = Error::new(ErrorKind::Unavailable, "line\nbreak");
+        let error = HandlerError::new(Error::new(ErrorKind::Other, "outer").source(cause));
+        let dead = dead_letter(&context, DeadLetterReason::Failed(&error)).unwrap();
+        assert_eq!(dead.stream(), &"orders.dlq");
+        assert_eq!(dead.id(), message.id());
+        let get = |name| dead.headers().get_str(name);
+        assert_eq!(get(headers::REASON), Some("outer"));
+        assert_eq!(get(headers::ERROR_CHAIN), Some("outer: line break"));
+        assert_eq!(get(headers::ATTEMPTS), Some("3"));
+        assert_eq!(get(headers::GROUP), Some("test"));
+        assert_eq!(get("tenant"), Some("acme"));
+        assert_eq!(redrive(&dead).unwrap(), message);
+        assert!(redrive(&message).is_err());
+    }
+}

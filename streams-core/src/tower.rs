@@ -1,0 +1,1 @@
+//! Bridges to and from `tower_service::Service`.
