@@ -187,12 +187,19 @@ impl Capabilities {
             (self.start.position, "position"),
             (self.start.time, "time"),
         ];
-        let start: Vec<_> = start.iter().filter(|(has, _)| *has).map(|(_, n)| *n).collect();
+        let start: Vec<_> = start
+            .iter()
+            .filter(|(has, _)| *has)
+            .map(|(_, n)| *n)
+            .collect();
         vec![
             ("consumer groups", yes(self.groups)),
             ("reading without a group", yes(self.no_group)),
             ("survives a restart", yes(self.durable)),
-            ("keeps messages before a group exists", yes(self.keeps_before_group)),
+            (
+                "keeps messages before a group exists",
+                yes(self.keeps_before_group),
+            ),
             (
                 "order",
                 match self.order {
@@ -212,10 +219,20 @@ impl Capabilities {
             ),
             ("attempt count", yes(self.attempts)),
             ("leases", yes(self.leases)),
-            ("delayed redelivery by the backend", limit(self.delayed_redelivery)),
+            (
+                "delayed redelivery by the backend",
+                limit(self.delayed_redelivery),
+            ),
             ("scheduled messages", limit(self.delay)),
             ("cancelling scheduled messages", yes(self.cancel_delayed)),
-            ("start positions", if start.is_empty() { "none".to_owned() } else { start.join(", ") }),
+            (
+                "start positions",
+                if start.is_empty() {
+                    "none".to_owned()
+                } else {
+                    start.join(", ")
+                },
+            ),
             ("transactions", yes(self.transactions)),
             ("creates streams on write", yes(self.creates_streams)),
             ("largest message", size(self.largest_message)),

@@ -74,12 +74,19 @@ pub fn dead_letter_to(
     all.insert(headers::REASON, one_line(&reason));
     all.insert(headers::ERROR_CHAIN, one_line(&chain));
     all.insert(headers::ATTEMPTS, context.attempt().to_string());
-    all.insert(headers::FIRST_FAILURE, millis(context.first_failure().unwrap_or(now)));
+    all.insert(
+        headers::FIRST_FAILURE,
+        millis(context.first_failure().unwrap_or(now)),
+    );
     all.insert(headers::LAST_FAILURE, millis(now));
     all.insert(headers::STREAM, message.stream().as_str());
     all.insert(headers::ID, message.id().as_str());
     all.insert(headers::GROUP, context.group().unwrap_or(""));
-    message.to_builder().stream(stream).headers(all).build_received()
+    message
+        .to_builder()
+        .stream(stream)
+        .headers(all)
+        .build_received()
 }
 
 /// Error texts may be long and have line breaks, which some backends refuse in headers.
@@ -117,7 +124,11 @@ pub fn redrive(dead_letter: &Message) -> Result<Message> {
     for name in headers::ALL {
         rest.remove(name);
     }
-    dead_letter.to_builder().stream(stream).headers(rest).build_received()
+    dead_letter
+        .to_builder()
+        .stream(stream)
+        .headers(rest)
+        .build_received()
 }
 
 #[cfg(test)]

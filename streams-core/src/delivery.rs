@@ -59,7 +59,6 @@ impl Delivery {
     }
 
     /// Settles it as done.
-    #[must_use]
     pub fn ack(self) -> Settlement {
         self.token.ack()
     }
@@ -121,26 +120,22 @@ impl AckToken {
     }
 
     /// Done: never deliver it again.
-    #[must_use]
     pub fn ack(self) -> Settlement {
         self.settle(SettleAction::Ack)
     }
 
     /// Deliver it again, at the earliest after `after`.
-    #[must_use]
     pub fn retry(self, after: Option<Duration>) -> Settlement {
         self.settle(SettleAction::Retry { after })
     }
 
     /// Not handled: deliver it again at once, to anybody, without counting an attempt where the
     /// driver can tell the difference.
-    #[must_use]
     pub fn release(self) -> Settlement {
         self.settle(SettleAction::Release)
     }
 
     /// Settles as `action` says.
-    #[must_use]
     pub fn settle(self, action: SettleAction) -> Settlement {
         Settlement {
             token: self,

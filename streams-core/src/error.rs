@@ -292,6 +292,12 @@ impl WriteError {
         &self.failures
     }
 
+    /// Each failed index with its reason, to keep.
+    #[must_use]
+    pub fn into_failures(self) -> Vec<(usize, Error)> {
+        self.failures
+    }
+
     /// Whether every failure may be gone when the messages are written again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

@@ -68,10 +68,18 @@ impl Backoff {
             .with_max_delay(self.max)
             .with_factor(self.factor)
             .without_max_times();
-        let builder = if self.jitter { builder.with_jitter() } else { builder };
+        let builder = if self.jitter {
+            builder.with_jitter()
+        } else {
+            builder
+        };
         // By then every backoff that grows has reached its cap.
         let attempt = attempt.clamp(1, 64) as usize;
-        builder.build().nth(attempt - 1).unwrap_or(self.max).min(self.max.saturating_mul(2))
+        builder
+            .build()
+            .nth(attempt - 1)
+            .unwrap_or(self.max)
+            .min(self.max.saturating_mul(2))
     }
 
     /// Checks it.
@@ -171,7 +179,10 @@ mod tests {
             let plain = backoff.jitter(false).delay(attempt);
             let jittered = backoff.delay(attempt);
             assert!(plain <= Duration::from_secs(30));
-            assert!(jittered >= plain && jittered <= plain * 2, "{attempt}: {jittered:?}");
+            assert!(
+                jittered >= plain && jittered <= plain * 2,
+                "{attempt}: {jittered:?}"
+            );
         }
     }
 
@@ -187,6 +198,11 @@ mod tests {
             assert!(bad.validate().is_err(), "{bad:?}");
         }
         assert!(Backoff::default().validate().is_ok());
-        assert!(FailurePolicy::default().max_attempts(Some(0)).validate().is_err());
+        assert!(
+            FailurePolicy::default()
+                .max_attempts(Some(0))
+                .validate()
+                .is_err()
+        );
     }
 }

@@ -26,6 +26,24 @@ enum Repr {
 }
 
 impl Key {
+    /// The key that a value prints as: of a number, a UUID, a type of your own.
+    ///
+    /// ```
+    /// use streams_core::Key;
+    ///
+    /// assert_eq!(Key::from_display(17), Key::from("17"));
+    /// ```
+    #[must_use]
+    pub fn from_display(value: impl fmt::Display) -> Self {
+        let mut text = Text::Inline(ArrayVec::new());
+        // Writing to memory does not fail, and a `Display` that fails has nothing more to say.
+        let _ = fmt::Write::write_fmt(&mut text, format_args!("{value}"));
+        match text {
+            Text::Inline(bytes) => Self(Repr::Inline(bytes)),
+            Text::Heap(bytes) => Self(Repr::Shared(bytes.into())),
+        }
+    }
+
     /// The key's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -39,6 +57,26 @@ impl Key {
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         std::str::from_utf8(self.as_bytes()).ok()
+    }
+}
+
+/// Collects a key's text in place for as long as it fits.
+enum Text {
+    Inline(ArrayVec<u8, 24>),
+    Heap(Vec<u8>),
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        match self {
+            Self::Inline(inline) => {
+                if inline.try_extend_from_slice(text.as_bytes()).is_err() {
+                    *self = Self::Heap([&inline[..], text.as_bytes()].concat());
+                }
+            }
+            Self::Heap(bytes) => bytes.extend_from_slice(text.as_bytes()),
+        }
+        Ok(())
     }
 }
 
@@ -111,6 +149,13 @@ mod tests {
             let text = "k".repeat(length);
             assert_eq!(Key::from(&text), Key::from(text.clone()));
             assert_eq!(Key::from(&text).as_bytes(), text.as_bytes());
+            assert_eq!(Key::from_display(&text), Key::from(&text));
+            assert_eq!(
+                Key::from_display(format_args!("{text}{text}"))
+                    .as_bytes()
+                    .len(),
+                2 * length
+            );
         }
     }
 }

@@ -9,7 +9,9 @@ use bytestring::ByteString;
 
 use crate::headers::IntoHeaderValue;
 use crate::id::new_uuid_v7;
-use crate::{ContentType, Error, ErrorKind, Headers, IntoStreamName, Key, MessageId, Result, StreamName};
+use crate::{
+    ContentType, Error, ErrorKind, Headers, IntoStreamName, Key, MessageId, Result, StreamName,
+};
 
 /// A message: immutable, shared, cheap to clone.
 ///
@@ -117,7 +119,6 @@ impl Message {
     }
 
     /// A builder that starts from this message, its id and time included.
-    #[must_use]
     pub fn to_builder(&self) -> MessageBuilder {
         let inner = (*self.0).clone();
         MessageBuilder {
@@ -290,7 +291,10 @@ impl MessageBuilder {
             return Err(problem);
         }
         let Some(stream) = self.stream else {
-            return Err(Error::new(ErrorKind::InvalidMessage, "the message has no stream"));
+            return Err(Error::new(
+                ErrorKind::InvalidMessage,
+                "the message has no stream",
+            ));
         };
         Ok(Message(Arc::new(Inner {
             id: self.id.unwrap_or_else(new_uuid_v7),
@@ -319,13 +323,21 @@ mod tests {
     fn a_bad_stream_is_refused_at_build() {
         let error = Message::builder("a b").data("x").build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidMessage);
-        let error = Message::builder("a").stream("").data("x").build().unwrap_err();
+        let error = Message::builder("a")
+            .stream("")
+            .data("x")
+            .build()
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidMessage);
     }
 
     #[test]
     fn a_header_without_a_name_is_refused() {
-        let error = Message::builder("a").header("", "x").data("x").build().unwrap_err();
+        let error = Message::builder("a")
+            .header("", "x")
+            .data("x")
+            .build()
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidMessage);
     }
 
@@ -344,7 +356,12 @@ mod tests {
 
     #[test]
     fn a_rebuilt_message_is_equal() {
-        let message = Message::builder("a").key("k").header("h", "v").data("x").build().unwrap();
+        let message = Message::builder("a")
+            .key("k")
+            .header("h", "v")
+            .data("x")
+            .build()
+            .unwrap();
         assert_eq!(message.to_builder().build().unwrap(), message);
     }
 }

@@ -230,7 +230,16 @@ mod tests {
 
     #[test]
     fn forbidden_characters_are_named() {
-        for name in ["", "a b", "a\tb", "a*", "a?", "[a]", "a\0", &"x".repeat(513)] {
+        for name in [
+            "",
+            "a b",
+            "a\tb",
+            "a*",
+            "a?",
+            "[a]",
+            "a\0",
+            &"x".repeat(513),
+        ] {
             let error = StreamName::new(name.to_owned()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidMessage, "{name:?}");
         }

@@ -52,7 +52,9 @@ impl DriverArguments {
     /// The typed options `O`, if given.
     #[must_use]
     pub fn get<O: DriverOptions>(&self) -> Option<&O> {
-        self.typed.iter().find_map(|(_, options)| options.downcast_ref())
+        self.typed
+            .iter()
+            .find_map(|(_, options)| options.downcast_ref())
     }
 
     /// The argument under `name`, if given.
@@ -65,7 +67,10 @@ impl DriverArguments {
     ///
     /// # Errors
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) when it does not parse.
-    pub fn parse<T: std::str::FromStr<Err: fmt::Display>>(&self, name: &'static str) -> Result<Option<T>> {
+    pub fn parse<T: std::str::FromStr<Err: fmt::Display>>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<T>> {
         self.argument(name)
             .map(|text| {
                 text.parse().map_err(|error| {
@@ -88,7 +93,11 @@ impl DriverArguments {
             ))
             .driver(driver));
         }
-        if let Some(name) = self.named.keys().find(|name| !known.contains(&name.as_str())) {
+        if let Some(name) = self
+            .named
+            .keys()
+            .find(|name| !known.contains(&name.as_str()))
+        {
             let known = if known.is_empty() {
                 "it knows none".to_owned()
             } else {

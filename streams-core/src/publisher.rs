@@ -214,7 +214,9 @@ impl Publisher {
             return Ok(());
         }
         if self.inner.closed.load(Ordering::Acquire) {
-            return Err(WriteError::all(batch.len(), || Error::closed("the publisher")));
+            return Err(WriteError::all(batch.len(), || {
+                Error::closed("the publisher")
+            }));
         }
         if self.headers.is_empty() {
             return writer::write(&*self.inner.writer, batch).await;

@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use crate::options::DriverArguments;
-use crate::{Capabilities, Delivery, ExtendReport, Received, Result, SettleReport, Settlement, StreamName, TokenId};
+use crate::{
+    Capabilities, Delivery, ExtendReport, Received, Result, SettleReport, Settlement, StreamName,
+    TokenId,
+};
 
 /// Opens subscriptions. The small end of a driver that the bus reads from.
 #[async_trait]
@@ -46,7 +49,11 @@ pub trait Subscription: Send {
 
     /// As [`receive`](Subscription::receive) without waiting; `None` when there is nothing right
     /// now, or when the driver must wait to know. In-memory drivers save an allocation with this.
-    fn try_receive(&mut self, max: NonZeroUsize, out: &mut Vec<Delivery>) -> Option<Result<Received>> {
+    fn try_receive(
+        &mut self,
+        max: NonZeroUsize,
+        out: &mut Vec<Delivery>,
+    ) -> Option<Result<Received>> {
         let _ = (max, out);
         None
     }

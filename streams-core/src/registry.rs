@@ -3,7 +3,7 @@
 use std::any::{Any, TypeId, type_name};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::event::{Event, Schema};
 use crate::{ContentType, Error, ErrorKind, IntoStreamName, Result, StreamName};
@@ -103,7 +103,7 @@ impl EventRegistry {
             )));
         };
         let content_type = ContentType::from(codec.content_types()[0]);
-        let mut events = self.events.write().unwrap_or_else(|e| e.into_inner());
+        let mut events = self.events.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = events.get(&TypeId::of::<E>()) {
             if known.info.stream == stream {
                 return Ok(());
@@ -149,7 +149,7 @@ impl EventRegistry {
     }
 
     pub(crate) fn get<E: Event>(&self) -> Result<Arc<Registered<E>>> {
-        let events = self.events.read().unwrap_or_else(|e| e.into_inner());
+        let events = self.events.read().unwrap_or_else(PoisonError::into_inner);
         events
             .get(&TypeId::of::<E>())
             .and_then(|entry| entry.registered.clone().downcast().ok())
@@ -166,7 +166,7 @@ impl EventRegistry {
     /// Every registered event, by stream and name.
     #[must_use]
     pub fn events(&self) -> Vec<EventInfo> {
-        let events = self.events.read().unwrap_or_else(|e| e.into_inner());
+        let events = self.events.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = events.values().map(|entry| entry.info.clone()).collect();
         all.sort_by(|a, b| (&a.stream, &a.name).cmp(&(&b.stream, &b.name)));
         all

@@ -86,7 +86,10 @@ impl DriverRegistry {
                 url.scheme()
             )));
         };
-        if let Some((name, _)) = url.parameters().find(|(name, _)| !parameters.contains(name)) {
+        if let Some((name, _)) = url
+            .parameters()
+            .find(|(name, _)| !parameters.contains(name))
+        {
             let known = if parameters.is_empty() {
                 "it takes none".to_owned()
             } else {
@@ -136,7 +139,11 @@ impl DriverUrl {
         let (scheme, rest) = url.split_once(':').ok_or_else(|| bad("has no scheme"))?;
         let scheme = scheme.to_ascii_lowercase();
         let starts_well = scheme.starts_with(|c: char| c.is_ascii_lowercase());
-        if !starts_well || !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) {
+        if !starts_well
+            || !scheme
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        {
             return Err(bad("has a scheme that is not a name"));
         }
         if rest.contains('#') {
@@ -153,7 +160,7 @@ impl DriverUrl {
         let decode = |text: &str| {
             percent_decode_str(text)
                 .decode_utf8()
-                .map(|text| text.into_owned())
+                .map(std::borrow::Cow::into_owned)
                 .map_err(|_| bad("has an escape that is not UTF-8"))
         };
         let (user, hosts) = match authority.rsplit_once('@') {
@@ -226,20 +233,27 @@ impl DriverUrl {
 
     /// The parameters, in order.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.parameters
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The parameter under `name`.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters().find(|(known, _)| *known == name).map(|(_, value)| value)
+        self.parameters()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value)
     }
 
     /// The parameter under `name`, parsed.
     ///
     /// # Errors
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) when it does not parse.
-    pub fn parse_parameter<T: std::str::FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<Option<T>> {
+    pub fn parse_parameter<T: std::str::FromStr<Err: fmt::Display>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>> {
         self.parameter(name)
             .map(|text| {
                 text.parse().map_err(|error| {
@@ -263,7 +277,10 @@ impl fmt::Debug for DriverUrl {
             .field("hosts", &self.hosts)
             .field("path", &self.path)
             // Values may be secrets too (`sasl.password=...`).
-            .field("parameters", &self.parameters.iter().map(|(n, _)| n).collect::<Vec<_>>())
+            .field(
+                "parameters",
+                &self.parameters.iter().map(|(n, _)| n).collect::<Vec<_>>(),
+            )
             .finish()
     }
 }
@@ -284,13 +301,26 @@ mod tests {
         assert!(!format!("{url:?}").contains("p@ss"));
 
         let url = DriverUrl::parse("chanbuf:").unwrap();
-        assert_eq!((url.scheme(), url.hosts().len(), url.path()), ("chanbuf", 0, ""));
+        assert_eq!(
+            (url.scheme(), url.hosts().len(), url.path()),
+            ("chanbuf", 0, "")
+        );
         assert_eq!(DriverUrl::parse("sqlite:/a/b").unwrap().path(), "/a/b");
     }
 
     #[test]
     fn bad_urls_say_what_to_do_without_the_password() {
-        for url in ["kafka", ":", "9a:", "a b:", "a://u:secret@h,,g", "a:?x", "a:?x=1&x=2", "a:#f", "a:?x=%ff"] {
+        for url in [
+            "kafka",
+            ":",
+            "9a:",
+            "a b:",
+            "a://u:secret@h,,g",
+            "a:?x",
+            "a:?x=1&x=2",
+            "a:#f",
+            "a:?x=%ff",
+        ] {
             let error = DriverUrl::parse(url).unwrap_err().to_string();
             assert!(error.contains("kafka://host:9092"), "{error}");
             assert!(!error.contains("secret"), "{error}");
@@ -301,6 +331,9 @@ mod tests {
     fn a_parameter_that_does_not_parse_is_named() {
         let url = DriverUrl::parse("a:?n=x").unwrap();
         let error = url.parse_parameter::<u32>("n").unwrap_err().to_string();
-        assert!(error.contains("`n`") && error.contains("value=x"), "{error}");
+        assert!(
+            error.contains("`n`") && error.contains("value=x"),
+            "{error}"
+        );
     }
 }

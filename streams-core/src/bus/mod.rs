@@ -6,7 +6,7 @@ mod subscribe;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, OnceCell};
@@ -362,7 +362,9 @@ impl<D: Driver> Bus<D> {
                     }
                 }
                 self.inner.publisher.close();
-                let patience = at.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+                let patience = at
+                    .saturating_duration_since(Instant::now())
+                    .max(Duration::from_secs(1));
                 let closed = tokio::time::timeout(patience, self.inner.publisher.writer().close());
                 report.writer_error = match closed.await {
                     Ok(Ok(())) => None,
@@ -403,7 +405,10 @@ impl<D: Driver> Bus<D> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.inner
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

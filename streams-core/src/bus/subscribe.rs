@@ -15,8 +15,8 @@ use crate::handler::SubscriptionInfo;
 use crate::runner::{BatchWorkers, Plan, RunSettings, SingleWorkers, Workers};
 use crate::{
     Backoff, Batch, BatchFn, BatchOutcome, Context, Driver, Error, EventFn, FailurePolicy, Handler,
-    IntoHandlerResult, IntoStreamName, Message, MessageFn, OptionFor, Ordering, ReadOptions, Result,
-    StartFrom, batch_fn, event_fn, message_fn,
+    IntoHandlerResult, IntoStreamName, Message, MessageFn, OptionFor, Ordering, ReadOptions,
+    Result, StartFrom, batch_fn, event_fn, message_fn,
 };
 
 /// Marks a subscription whose handler takes one delivery at a time.
@@ -133,7 +133,11 @@ impl<D: Driver> Bus<D> {
         builder
     }
 
-    fn builder_of<H, K>(&self, options: Result<ReadOptions>, handler: H) -> SubscriptionBuilder<D, H, K> {
+    fn builder_of<H, K>(
+        &self,
+        options: Result<ReadOptions>,
+        handler: H,
+    ) -> SubscriptionBuilder<D, H, K> {
         SubscriptionBuilder {
             bus: self.clone(),
             options,

@@ -40,12 +40,19 @@ pub(crate) fn decode<E: Event>(schema: &Schema<E>, message: &Message) -> Result<
             .with("id", message.id())
     };
     let content_type = message.content_type();
-    let codec = schema
-        .codecs()
-        .iter()
-        .find(|codec| codec.content_types().iter().any(|known| content_type.is(known)));
+    let codec = schema.codecs().iter().find(|codec| {
+        codec
+            .content_types()
+            .iter()
+            .any(|known| content_type.is(known))
+    });
     let Some(codec) = codec else {
-        let known: Vec<_> = schema.codecs().iter().flat_map(|c| c.content_types()).copied().collect();
+        let known: Vec<_> = schema
+            .codecs()
+            .iter()
+            .flat_map(|c| c.content_types())
+            .copied()
+            .collect();
         return Err(fail(Error::new(
             ErrorKind::Codec,
             format!(

@@ -17,9 +17,9 @@ impl<E: prost::Message + Default + 'static> Codec<E> for Protobuf {
     }
 
     fn encode(&self, event: &E, out: &mut Vec<u8>) -> Result<()> {
-        event
-            .encode(out)
-            .map_err(|error| Error::new(ErrorKind::Codec, "the event cannot be written as protobuf").source(error))
+        event.encode(out).map_err(|error| {
+            Error::new(ErrorKind::Codec, "the event cannot be written as protobuf").source(error)
+        })
     }
 
     fn decode(&self, data: &[u8]) -> Result<E> {

@@ -20,6 +20,12 @@ impl Batch {
         &mut self.contexts
     }
 
+    /// A batch of contexts from [`Context::for_test`], to call a batch handler or a layer in a test.
+    #[must_use]
+    pub fn for_test(contexts: impl IntoIterator<Item = Context>) -> Self {
+        Self::from_contexts(contexts.into_iter().collect())
+    }
+
     /// An outcome that acknowledges every delivery.
     #[must_use]
     pub fn ack_all(&self) -> BatchOutcome {

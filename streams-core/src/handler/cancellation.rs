@@ -21,27 +21,10 @@ impl CancelCell {
         next
     }
 
-    /// Cancels the delivery of that generation, if it is still the current one.
-    pub(crate) fn cancel(&self, generation: u64) {
-        let swapped = self.state.compare_exchange(
-            generation,
-            generation | 1,
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
-        if swapped.is_ok() {
-            self.changed.notify_waiters();
-        }
-    }
-
     /// Cancels whatever is being handled.
     pub(crate) fn cancel_current(&self) {
         self.state.fetch_or(1, Ordering::AcqRel);
         self.changed.notify_waiters();
-    }
-
-    pub(crate) fn current(&self) -> u64 {
-        self.state.load(Ordering::Acquire) & !1
     }
 
     fn is_cancelled(&self, generation: u64) -> bool {
@@ -86,20 +69,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_the_generation_meant_is_cancelled() {
+    async fn a_delivery_is_cancelled_when_told_so_and_when_it_is_over() {
         let cell = Arc::new(CancelCell::default());
         let first = Cancelled::new(cell.clone(), cell.begin());
         assert!(!first.is_cancelled());
+        cell.cancel_current();
+        assert!(first.is_cancelled());
         let second = Cancelled::new(cell.clone(), cell.begin());
-        assert!(first.is_cancelled(), "over");
-        cell.cancel(first.generation);
-        assert!(!second.is_cancelled());
+        assert!(first.is_cancelled() && !second.is_cancelled());
         let waiting = tokio::spawn({
             let second = second.clone();
             async move { second.wait().await }
         });
         tokio::task::yield_now().await;
-        cell.cancel(second.generation);
+        cell.cancel_current();
         waiting.await.unwrap();
         assert!(second.is_cancelled());
     }

@@ -31,6 +31,21 @@ pub(crate) struct ContextParts {
     pub(crate) deadline: Option<Instant>,
 }
 
+impl ContextParts {
+    /// Of no delivery.
+    pub(crate) const NONE: Self = Self {
+        id: TokenId {
+            partition: 0,
+            epoch: 0,
+            sequence: 0,
+        },
+        attempt: 1,
+        metadata: None,
+        first_failure: None,
+        deadline: None,
+    };
+}
+
 /// What all deliveries of a subscription share.
 pub(crate) struct SubscriptionInfo {
     pub(crate) stream: StreamName,
@@ -65,9 +80,9 @@ impl Context {
         }
     }
 
-    /// The next delivery of the same worker.
-    pub(crate) fn renew(&mut self, message: Message, parts: ContextParts) {
-        self.generation = self.worker.cancel.begin();
+    /// The next delivery of the same worker, under the generation its cancellation has begun.
+    pub(crate) fn renew(&mut self, message: Message, parts: ContextParts, generation: u64) {
+        self.generation = generation;
         self.message = message;
         self.parts = parts;
     }
@@ -82,6 +97,10 @@ impl Context {
         }
     }
 
+    pub(crate) fn parts(&self) -> &ContextParts {
+        &self.parts
+    }
+
     /// A context of attempt 1 without a subscription, to call a handler or a layer in a test.
     #[must_use]
     pub fn for_test(message: Message) -> Self {
@@ -92,18 +111,7 @@ impl Context {
             driver: "test",
             clock: Clock::system(),
         };
-        let parts = ContextParts {
-            id: TokenId {
-                partition: 0,
-                epoch: 0,
-                sequence: 0,
-            },
-            attempt: 1,
-            metadata: None,
-            first_failure: None,
-            deadline: None,
-        };
-        Self::new(Arc::new(info), Arc::default(), message, parts)
+        Self::new(Arc::new(info), Arc::default(), message, ContextParts::NONE)
     }
 
     /// The same context with another attempt number, for tests of retry policies.
@@ -201,7 +209,10 @@ impl Context {
     /// The names of the driver's facts.
     #[must_use]
     pub fn metadata_names(&self) -> &'static [&'static str] {
-        self.parts.metadata.as_ref().map_or(&[], |metadata| metadata.names())
+        self.parts
+            .metadata
+            .as_ref()
+            .map_or(&[], |metadata| metadata.names())
     }
 
     /// When handling must be done. Past it, it is cancelled and counts as failed.
@@ -213,7 +224,9 @@ impl Context {
     /// What is left until the deadline.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
-        self.parts.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.parts
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Tells when the work is no longer wanted.

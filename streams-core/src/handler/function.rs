@@ -8,10 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
-use super::{Batch, BatchOutcome, Context, Handler, HandlerError, HandlerResult, Input, IntoHandlerResult};
+use super::{
+    Batch, BatchOutcome, Context, Handler, HandlerError, HandlerResult, Input, IntoHandlerResult,
+};
+use crate::Message;
 use crate::codec;
 use crate::event::{Event, Schema};
-use crate::Message;
 
 /// A handler from a closure over the whole message.
 ///

@@ -1,33 +1,134 @@
-//! The runner (placeholder while it is being written).
+//! The runner: everything between a driver's subscription and a handler, written once.
+//!
+//! - [`fetcher`]: the task that talks to the driver.
+//! - [`worker`]: the tasks that run handlers.
+//! - [`shared`]: what they share, and how they wake each other.
+//! - [`dispatcher`]: the state: in flight, order, retries, settlements.
+//! - [`positions`]: what may be committed, for drivers that acknowledge by position.
+//! - [`verdict`]: from a handler's result to what becomes of the message.
+
+mod dispatcher;
+mod fetcher;
+mod positions;
 mod settings;
-use std::num::NonZeroUsize;
-use std::sync::Arc;
-use tokio::sync::Notify;
+mod shared;
+mod verdict;
+mod worker;
+
+use std::sync::{Arc, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+use fetcher::{EndError, Fetcher, Times};
 pub use settings::Ordering;
 pub(crate) use settings::RunSettings;
+use shared::Shared;
+pub(crate) use worker::{BatchWorkers, SingleWorkers, Workers};
+
 use crate::bus::{Activity, SubscriptionReport};
 use crate::handler::SubscriptionInfo;
 use crate::{Error, ReadOptions, Reader, Subscription};
-pub(crate) trait Workers: Send + Sync + 'static {}
-pub(crate) struct SingleWorkers<H>(pub(crate) Arc<H>);
-pub(crate) struct BatchWorkers<H>(pub(crate) Arc<H>, pub(crate) NonZeroUsize);
-impl<H: Send + Sync + 'static> Workers for SingleWorkers<H> {}
-impl<H: Send + Sync + 'static> Workers for BatchWorkers<H> {}
+
+/// A subscription that was registered and is to be run.
 pub(crate) struct Plan {
     pub(crate) options: ReadOptions,
     pub(crate) settings: RunSettings,
     pub(crate) info: Arc<SubscriptionInfo>,
     pub(crate) workers: Arc<dyn Workers>,
+    /// Told when something a test may wait for has changed.
     pub(crate) changed: Arc<Notify>,
+    /// Told when the subscription ends by itself.
     pub(crate) ended: Arc<Notify>,
 }
-pub(crate) struct Running;
-impl Plan {
-    pub(crate) fn run(self, _: Arc<dyn Reader>, _: Box<dyn Subscription>) -> Arc<Running> { Arc::new(Running) }
+
+/// A subscription that runs.
+pub(crate) struct Running {
+    shared: Arc<Shared>,
+    stop: watch::Sender<Option<Instant>>,
+    error: Arc<EndError>,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
+
+impl Plan {
+    /// Runs an open subscription in the background.
+    pub(crate) fn run(
+        self,
+        reader: Arc<dyn Reader>,
+        subscription: Box<dyn Subscription>,
+    ) -> Arc<Running> {
+        let capabilities = reader.capabilities().clone();
+        let shared = Shared::new(self.settings, &capabilities, self.info, self.workers);
+        let (stop, stopped) = watch::channel(None);
+        let fetcher = Fetcher {
+            shared: shared.clone(),
+            reader,
+            options: self.options,
+            subscription,
+            capabilities,
+            stop: stopped,
+            changed: self.changed,
+            buffer: Vec::new(),
+            settlements: Vec::new(),
+            times: Times::default(),
+        };
+        let error = Arc::new(EndError::default());
+        let ended = self.ended;
+        let task = tokio::spawn({
+            let error = error.clone();
+            async move {
+                if let Err(end) = fetcher.run().await {
+                    *error.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+                    ended.notify_waiters();
+                }
+            }
+        });
+        Arc::new(Running {
+            shared,
+            stop,
+            error,
+            task: tokio::sync::Mutex::new(Some(task)),
+        })
+    }
+}
+
 impl Running {
-    pub(crate) fn take_error(&self) -> Option<Error> { None }
-    pub(crate) async fn shutdown(&self, _: Instant) -> SubscriptionReport { unreachable!() }
-    pub(crate) fn activity(&self) -> Activity { Activity::default() }
+    /// The error that ended it, if it ended by itself and nobody has taken it yet.
+    pub(crate) fn take_error(&self) -> Option<Error> {
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// Shuts it down until `deadline` and says what became of its messages.
+    pub(crate) async fn shutdown(&self, deadline: Instant) -> SubscriptionReport {
+        let _ = self.stop.send(Some(deadline));
+        if let Some(task) = self.task.lock().await.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(stream = %self.shared.info.stream, error = %error, "the runner failed");
+        }
+        let info = &self.shared.info;
+        let counts = self.shared.lock().dispatcher.counts;
+        let mut report = SubscriptionReport::new(info.stream.clone(), info.group.clone());
+        report.acknowledged = counts.acknowledged;
+        report.retried = counts.retried;
+        report.dead_lettered = counts.dead_lettered;
+        report.lost = counts.lost;
+        report.in_flight_at_shutdown = counts.in_flight_at_shutdown;
+        report.finished = counts.finished;
+        report.given_back_to_retry = counts.given_back_to_retry;
+        report.released = counts.released;
+        report.abandoned = counts
+            .in_flight_at_shutdown
+            .saturating_sub(counts.finished + counts.given_back_to_retry + counts.released);
+        report
+    }
+
+    /// What it holds right now.
+    pub(crate) fn activity(&self) -> Activity {
+        self.shared.lock().dispatcher.activity()
+    }
 }

@@ -61,9 +61,8 @@ impl Default for RunSettings {
 
 impl RunSettings {
     pub(crate) fn validate(&self, options: &ReadOptions, driver: &Capabilities) -> Result<()> {
-        let zero = |what: &str, hint: &str| {
-            Err(Error::invalid_config(format!("the {what} is 0; {hint}")))
-        };
+        let zero =
+            |what: &str, hint: &str| Err(Error::invalid_config(format!("the {what} is 0; {hint}")));
         if self.concurrency == 0 {
             return zero("concurrency", "use 1 to handle one message at a time");
         }
@@ -75,15 +74,24 @@ impl RunSettings {
             )));
         }
         if self.max_in_flight == 0 {
-            return zero("limit of messages in flight", "use 1 to fetch one at a time");
+            return zero(
+                "limit of messages in flight",
+                "use 1 to fetch one at a time",
+            );
         }
         if self.max_in_flight_bytes == 0 {
-            return zero("limit of bytes in flight", "use the largest message's size or more");
+            return zero(
+                "limit of bytes in flight",
+                "use the largest message's size or more",
+            );
         }
         if self.batch_size == 0 {
             return zero("batch size", "use 1 for single messages");
         }
-        if self.handler_timeout.is_some_and(|timeout| timeout.is_zero()) {
+        if self
+            .handler_timeout
+            .is_some_and(|timeout| timeout.is_zero())
+        {
             return zero("handler timeout", "leave it out for none");
         }
         self.failure.validate()?;

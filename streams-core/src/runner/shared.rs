@@ -1,0 +1,397 @@
+//! What the fetcher and the workers of one subscription share, and how they wake each other.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::dispatcher::{Dispatcher, Done, Work};
+use super::settings::RunSettings;
+use super::worker::Workers;
+use crate::handler::{CancelCell, SubscriptionInfo};
+use crate::{Capabilities, Delivery};
+
+/// Most messages a worker takes at once.
+pub(crate) const MAX_CHUNK: usize = 64;
+/// A chunk that takes less is followed by a larger one, one that takes more than four times as much
+/// by a smaller: cheap handlers pay for the lock once in many messages, and what a slow handler
+/// holds up stays short.
+const SHORT: Duration = Duration::from_micros(50);
+
+pub(crate) struct Shared {
+    state: Mutex<Pool>,
+    locals: Box<[Local]>,
+    /// A permit for each idle worker that was chosen to go on. Permits add up, so that none is
+    /// lost when two are given before either worker waits.
+    work: Semaphore,
+    /// Wakes the fetcher.
+    pub(crate) fetcher: Notify,
+    tasks: Mutex<JoinSet<()>>,
+    workers: Arc<dyn Workers>,
+    pub(crate) info: Arc<SubscriptionInfo>,
+    pub(crate) settings: RunSettings,
+}
+
+/// The dispatcher and the workers' whereabouts, under one lock. Locks are taken in this order: the
+/// pool, then a worker's own.
+pub(crate) struct Pool {
+    pub(crate) dispatcher: Dispatcher,
+    /// Started workers.
+    spawned: usize,
+    /// Workers waiting for `Shared::work`, less those already woken.
+    idle: usize,
+    /// Workers looking for work or handling it without having had to wait.
+    awake: usize,
+    /// What the fetcher waits for, beside its subscription.
+    pub(crate) fetcher_waits: FetcherWaits,
+    /// Rises with each chunk taken: how the fetcher sees that the pool moves.
+    pub(crate) taken: u64,
+    stopping: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FetcherWaits {
+    /// It is asleep.
+    pub(crate) asleep: bool,
+    /// It has nothing to settle yet: the first settlement wakes it.
+    pub(crate) settlements: bool,
+    /// It fetches nothing until this many messages have room.
+    pub(crate) room: Option<usize>,
+    /// It wakes for a timer at this time at the latest.
+    pub(crate) until: Option<Instant>,
+    /// It waits for running handlers to end.
+    pub(crate) drain: bool,
+}
+
+/// A worker's own part, so that it does not lock the pool for each message.
+struct Local {
+    state: Mutex<LocalState>,
+    cancel: Arc<CancelCell>,
+}
+
+#[derive(Default)]
+struct LocalState {
+    /// Taken and not started.
+    queue: VecDeque<Work>,
+    /// Finished and not reported.
+    done: Vec<Done>,
+    /// At the handler: the indices of a message or of a batch.
+    current: Vec<u32>,
+    /// Rises with each message started.
+    steps: u64,
+}
+
+/// How much a worker asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chunk {
+    pub(crate) max: usize,
+    /// Whether another worker is to look at what is left. With very quick handlers it would only
+    /// get in the way.
+    pub(crate) share: bool,
+}
+
+impl Chunk {
+    /// The first of a worker whose handler is not known yet.
+    pub(crate) const FIRST: Self = Self {
+        max: 1,
+        share: true,
+    };
+
+    /// The one after this, which took `took`, or whose time was spent waiting.
+    pub(crate) fn next(self, took: Option<Duration>) -> Self {
+        let max = match took {
+            Some(took) if took < SHORT => (self.max * 2).min(MAX_CHUNK),
+            Some(took) if took <= 4 * SHORT => self.max,
+            _ => (self.max / 2).max(1),
+        };
+        Self {
+            max,
+            share: max < MAX_CHUNK,
+        }
+    }
+}
+
+/// What a worker is to do.
+pub(crate) enum Next {
+    /// Go on with the local queue.
+    Work,
+    /// Wait for [`Shared::wait_for_work`].
+    Wait,
+    /// End.
+    Stop,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        settings: RunSettings,
+        driver: &Capabilities,
+        info: Arc<SubscriptionInfo>,
+        workers: Arc<dyn Workers>,
+    ) -> Arc<Self> {
+        let local = || Local {
+            state: Mutex::default(),
+            cancel: Arc::default(),
+        };
+        Arc::new(Self {
+            state: Mutex::new(Pool {
+                dispatcher: Dispatcher::new(&settings, driver),
+                spawned: 0,
+                idle: 0,
+                awake: 0,
+                fetcher_waits: FetcherWaits::default(),
+                taken: 0,
+                stopping: false,
+            }),
+            locals: (0..settings.concurrency).map(|_| local()).collect(),
+            work: Semaphore::new(0),
+            fetcher: Notify::new(),
+            tasks: Mutex::default(),
+            workers,
+            info,
+            settings,
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn local(&self, worker: u16) -> MutexGuard<'_, LocalState> {
+        let local = &self.locals[usize::from(worker)];
+        local.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn cancel_cell(&self, worker: u16) -> Arc<CancelCell> {
+        self.locals[usize::from(worker)].cancel.clone()
+    }
+
+    /// Adds what was fetched and wakes workers for it.
+    pub(crate) fn push(self: &Arc<Self>, deliveries: &mut Vec<Delivery>, now: Instant) {
+        let mut pool = self.lock();
+        for delivery in deliveries.drain(..) {
+            pool.dispatcher.push(delivery, now);
+        }
+        self.wake_if_needed(&mut pool);
+    }
+
+    /// Wakes a worker if messages may run and nobody is about to take them.
+    pub(crate) fn wake_if_needed(self: &Arc<Self>, pool: &mut Pool) {
+        let ready = pool.dispatcher.ready();
+        if ready > 0 && (pool.awake == 0 || ready > 2 * MAX_CHUNK) {
+            self.wake_one(pool);
+        }
+    }
+
+    /// Whether there is an idle worker, or one more can be started.
+    pub(crate) fn can_wake(&self, pool: &Pool) -> bool {
+        pool.idle > 0 || pool.spawned < self.locals.len()
+    }
+
+    /// Wakes an idle worker, or starts one more.
+    pub(crate) fn wake_one(self: &Arc<Self>, pool: &mut Pool) {
+        if pool.stopping {
+            return;
+        }
+        if pool.idle > 0 {
+            pool.idle -= 1;
+            pool.awake += 1;
+            self.work.add_permits(1);
+        } else if pool.spawned < self.locals.len() {
+            let Ok(worker) = u16::try_from(pool.spawned) else {
+                return;
+            };
+            pool.spawned += 1;
+            pool.awake += 1;
+            let run = self.workers.run(self.clone(), worker);
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.spawn(run);
+        }
+    }
+
+    /// A worker has emptied its local queue: reports it, and takes the next chunk.
+    pub(crate) fn next_chunk(self: &Arc<Self>, worker: u16, chunk: Chunk, suspended: bool) -> Next {
+        let mut pool = self.lock();
+        let pool = &mut *pool;
+        if suspended {
+            pool.awake += 1;
+        }
+        let mut local = self.local(worker);
+        self.report(pool, &mut local);
+        if pool.stopping {
+            pool.awake -= 1;
+            return Next::Stop;
+        }
+        pool.dispatcher.take(chunk.max, worker, &mut local.queue);
+        if local.queue.is_empty() {
+            pool.awake -= 1;
+            pool.idle += 1;
+            return Next::Wait;
+        }
+        pool.taken += 1;
+        if pool.dispatcher.ready() > 0 && chunk.share {
+            self.wake_one(pool);
+        }
+        Next::Work
+    }
+
+    /// Waits until [`Shared::wake_one`] has chosen this worker, or [`Shared::stop`] wakes all.
+    pub(crate) async fn wait_for_work(&self) {
+        if let Ok(permit) = self.work.acquire().await {
+            permit.forget();
+        }
+    }
+
+    /// Reports the message just handled, if it ended well, and starts the next one taken.
+    ///
+    /// Its cancellation begins under the same lock as it becomes current, so that
+    /// [`Shared::cancel`] cannot hit the one before.
+    pub(crate) fn step(&self, worker: u16, done: Option<Done>) -> Option<(Work, u64)> {
+        let mut local = self.local(worker);
+        local.done.extend(done);
+        local.current.clear();
+        let work = local.queue.pop_front()?;
+        local.steps += 1;
+        local.current.push(work.index);
+        Some((work, self.locals[usize::from(worker)].cancel.begin()))
+    }
+
+    /// Starts everything taken, as one batch.
+    pub(crate) fn start_batch(&self, worker: u16, out: &mut Vec<Work>) -> u64 {
+        let mut local = self.local(worker);
+        let local = &mut *local;
+        local.steps += 1;
+        local.current.clear();
+        local
+            .current
+            .extend(local.queue.iter().map(|work| work.index));
+        out.extend(local.queue.drain(..));
+        self.locals[usize::from(worker)].cancel.begin()
+    }
+
+    /// A handler has to wait: others take over what this worker has taken and not started.
+    pub(crate) fn suspend(self: &Arc<Self>, worker: u16) {
+        let mut pool = self.lock();
+        let pool = &mut *pool;
+        pool.awake -= 1;
+        let mut local = self.local(worker);
+        self.report(pool, &mut local);
+        pool.dispatcher.give_back(&mut local.queue);
+        self.wake_if_needed(pool);
+    }
+
+    /// Reports messages that did not end well. What this worker has not started goes back first, so
+    /// that nothing of the same lane runs ahead.
+    pub(crate) fn finish(self: &Arc<Self>, worker: u16, done: impl IntoIterator<Item = Done>) {
+        let mut pool = self.lock();
+        let pool = &mut *pool;
+        let mut local = self.local(worker);
+        self.report(pool, &mut local);
+        pool.dispatcher.give_back(&mut local.queue);
+        local.done.extend(done);
+        self.report(pool, &mut local);
+        local.current.clear();
+        self.wake_if_needed(pool);
+    }
+
+    /// Moves a worker's finished messages to the dispatcher and wakes the fetcher if that is what it
+    /// waits for.
+    fn report(&self, pool: &mut Pool, local: &mut LocalState) {
+        if local.done.is_empty() {
+            return;
+        }
+        let mut now = None;
+        for done in local.done.drain(..) {
+            pool.dispatcher
+                .finish(done, || *now.get_or_insert_with(Instant::now));
+        }
+        let waits = pool.fetcher_waits;
+        let dispatcher = &pool.dispatcher;
+        let earlier = match (dispatcher.next_retry(), waits.until) {
+            (Some(retry), Some(until)) => retry < until,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if waits.asleep
+            && (earlier
+                || (waits.settlements && dispatcher.unsettled() > 0)
+                || waits
+                    .room
+                    .is_some_and(|room| dispatcher.room() >= room || dispatcher.ready() == 0)
+                || (waits.drain && dispatcher.running() == 0))
+        {
+            pool.fetcher_waits.asleep = false;
+            self.fetcher.notify_one();
+        }
+    }
+
+    /// Whether a worker has taken messages and not started them, while it is at another; with the
+    /// number of messages it has started.
+    pub(crate) fn hostages(&self, pool: &Pool) -> Vec<(u16, u64)> {
+        (0..pool.spawned)
+            .filter_map(|worker| u16::try_from(worker).ok())
+            .filter_map(|worker| {
+                let local = self.local(worker);
+                (!local.queue.is_empty()).then_some((worker, local.steps))
+            })
+            .collect()
+    }
+
+    /// Takes back what a worker stuck in a handler has not started, if it is still at the same
+    /// message.
+    pub(crate) fn reclaim(self: &Arc<Self>, pool: &mut Pool, worker: u16, steps: Option<u64>) {
+        let mut local = self.local(worker);
+        if steps.is_some_and(|steps| steps != local.steps) {
+            return;
+        }
+        self.report(pool, &mut local);
+        pool.dispatcher.give_back(&mut local.queue);
+    }
+
+    /// Tells handlers that their message is lost.
+    pub(crate) fn cancel(&self, lost: &[(u16, u32)]) {
+        for (worker, index) in lost {
+            let local = self.local(*worker);
+            if local.current.contains(index) {
+                let cell = &self.locals[usize::from(*worker)].cancel;
+                cell.cancel_current();
+            }
+        }
+    }
+
+    /// No handler is started from now on; what was not started goes back.
+    pub(crate) fn stop(self: &Arc<Self>, now: Instant) {
+        let mut pool = self.lock();
+        let pool = &mut *pool;
+        if pool.stopping {
+            return;
+        }
+        for worker in 0..pool.spawned {
+            if let Ok(worker) = u16::try_from(worker) {
+                self.reclaim(pool, worker, None);
+            }
+        }
+        pool.stopping = true;
+        pool.dispatcher.stop(now);
+        pool.awake += std::mem::take(&mut pool.idle);
+        self.work.close();
+    }
+
+    /// Cancels every running handler.
+    pub(crate) fn cancel_all(&self) {
+        let spawned = self.lock().spawned;
+        for local in &self.locals[..spawned] {
+            local.cancel.cancel_current();
+        }
+    }
+
+    /// Ends the workers, also those in the middle of a handler.
+    pub(crate) fn abort(&self) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // A handler may panic in its drop; that is not this task's affair.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| tasks.abort_all()));
+    }
+}

@@ -1,0 +1,165 @@
+//! The application of a schedule: a bus whose handlers misbehave, and the checks at its end.
+
+use std::time::Duration;
+
+use streams_core::{
+    Backoff, Batch, Bus, Context, ErrorKind, FailurePolicy, HandlerError, HandlerResult, Message,
+    Outcome, RunReport,
+};
+
+use crate::driver::driver;
+use crate::world::World;
+
+/// Runs the schedule until every message is handled and settled.
+pub async fn run(world: World) {
+    let plan = world.plan.clone();
+    for _ in 0..plan.restarts {
+        let bus = start(&world).await;
+        let pause = Duration::from_millis(world.lock().rng.u64(0..500));
+        tokio::time::sleep(pause).await;
+        let deadline = Duration::from_millis(world.lock().rng.u64(0..100));
+        check(&world, &bus.shutdown(deadline).await);
+    }
+    let bus = start(&world).await;
+    let done = async {
+        while !world.lock().broker.all_done() {
+            let activity = bus.activity();
+            assert!(
+                activity.in_flight <= plan.max_in_flight,
+                "{plan:?}: {activity:?}, more than allowed"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let in_time = tokio::time::timeout_at(world.deadline(), done).await;
+    assert!(in_time.is_ok(), "{plan:?}: stuck at {:?}", bus.activity());
+    let handled = world.lock().record.handled.len();
+    assert_eq!(
+        handled, plan.messages,
+        "{plan:?}: some were settled and never handled"
+    );
+    check(&world, &bus.shutdown(Duration::from_secs(60)).await);
+}
+
+fn check(world: &World, report: &RunReport) {
+    for one in &report.subscriptions {
+        let accounted = one.finished + one.given_back_to_retry + one.released + one.abandoned;
+        assert_eq!(
+            accounted, one.in_flight_at_shutdown,
+            "{:?}: {one:?}",
+            world.plan
+        );
+    }
+}
+
+/// Builds and starts a bus; one that meets a backend that is down tries again by itself.
+async fn start(world: &World) -> Bus {
+    let bus = Bus::builder(driver(world))
+        .start_timeout(Duration::from_secs(3600))
+        .build()
+        .expect("a bus");
+    let policy = FailurePolicy::default()
+        .backoff(Backoff::new(Duration::from_millis(5), Duration::from_millis(500)).jitter(false))
+        .max_attempts(Some(5));
+    match world.plan.batch {
+        None => {
+            let world = world.clone();
+            bus.subscribe_stream("model", {
+                let world = world.clone();
+                move |message, context| handle(world.clone(), message, context)
+            })
+            .group("g")
+            .concurrency(world.plan.concurrency)
+            .max_in_flight(world.plan.max_in_flight)
+            .on_failure(policy)
+            .reconnect(
+                Backoff::new(Duration::from_millis(5), Duration::from_millis(100)).jitter(false),
+            )
+            .revoke_grace(Duration::from_millis(50))
+            .register()
+            .expect("a subscription");
+        }
+        Some(size) => {
+            let world = world.clone();
+            bus.subscribe_batch("model", size, {
+                let world = world.clone();
+                move |batch| handle_batch(world.clone(), batch)
+            })
+            .group("g")
+            .concurrency(world.plan.concurrency)
+            .max_in_flight(world.plan.max_in_flight)
+            .on_failure(policy)
+            .reconnect(
+                Backoff::new(Duration::from_millis(5), Duration::from_millis(100)).jitter(false),
+            )
+            .revoke_grace(Duration::from_millis(50))
+            .register()
+            .expect("a subscription");
+        }
+    }
+    bus.start().await.expect("started");
+    bus
+}
+
+async fn handle(world: World, message: Message, _context: Context) -> HandlerResult {
+    let number = message.id().as_str().parse().expect("our id");
+    let handling = world.begin(number);
+    world.dawdle(Duration::from_millis(100)).await;
+    let fails = world.chance(world.plan.handler_fails);
+    if !fails {
+        handling.done();
+        return Ok(Outcome::Ack);
+    }
+    failure(&world)
+}
+
+fn failure(world: &World) -> HandlerResult {
+    let (which, delay) = {
+        let rng = &mut world.lock().rng;
+        (rng.u8(0..6), Duration::from_millis(rng.u64(0..100_000)))
+    };
+    match which {
+        0 => Err(HandlerError::new("fails")),
+        1 => Err(HandlerError::unrecoverable("fails for good")),
+        2 => Ok(Outcome::retry_after(delay)),
+        3 => Ok(Outcome::Release),
+        4 => Ok(Outcome::dead_letter("as asked")),
+        _ => {
+            // Without the hook's output, which would bury a real failure.
+            std::panic::resume_unwind(Box::new("as asked"));
+        }
+    }
+}
+
+async fn handle_batch(world: World, batch: Batch) -> streams_core::BatchOutcome {
+    assert!(!batch.is_empty() && batch.len() <= world.plan.batch.unwrap_or(1));
+    let handlings: Vec<_> = batch
+        .iter()
+        .map(|context| world.begin(context.message().id().as_str().parse().expect("our id")))
+        .collect();
+    world.dawdle(Duration::from_millis(100)).await;
+    let mut failed = Vec::new();
+    batch
+        .iter()
+        .zip(handlings)
+        .map(|(context, handling)| {
+            if context
+                .message()
+                .key()
+                .is_some_and(|key| failed.contains(key))
+            {
+                // Its turn comes after the one that failed.
+                return Err(HandlerError::new("not yet"));
+            }
+            if world.chance(world.plan.handler_fails) {
+                failed.extend(context.message().key().cloned());
+                return Err(HandlerError::new(streams_core::Error::new(
+                    ErrorKind::Other,
+                    "fails",
+                )));
+            }
+            handling.done();
+            Ok(Outcome::Ack)
+        })
+        .collect()
+}

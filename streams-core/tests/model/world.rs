@@ -1,0 +1,192 @@
+//! The state of one schedule: its random numbers, its broker, and what the handlers did.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::time::Instant;
+
+use crate::broker::{Broker, Kind};
+
+/// What a schedule is made of, drawn from its seed.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub kind: Kind,
+    pub seed: u64,
+    pub messages: usize,
+    pub keys: usize,
+    pub partitions: u32,
+    pub concurrency: usize,
+    pub max_in_flight: usize,
+    pub batch: Option<usize>,
+    pub lease: Duration,
+    /// Chances in a thousand.
+    pub connection_fails: u32,
+    pub settle_fails: u32,
+    pub duplicates: u32,
+    pub revokes: u32,
+    pub handler_fails: u32,
+    pub dead_letter_fails: u32,
+    /// Shutdowns in the middle, each followed by a new bus on the same broker.
+    pub restarts: u32,
+}
+
+#[derive(Clone)]
+pub struct World {
+    pub plan: Plan,
+    state: Arc<Mutex<State>>,
+}
+
+pub struct State {
+    pub rng: Rng,
+    pub broker: Broker,
+    pub record: Record,
+}
+
+/// What the handlers did, and the checks on it.
+#[derive(Default)]
+pub struct Record {
+    /// Messages handled to the end, or written to the dead letters.
+    pub handled: HashSet<usize>,
+    running: usize,
+    running_keys: HashMap<usize, usize>,
+    pub attempts: usize,
+}
+
+impl World {
+    pub fn new(kind: Kind, seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed ^ ((kind as u64) << 60));
+        let chance = |rng: &mut Rng, most: u32| if rng.bool() { rng.u32(0..most) } else { 0 };
+        let plan = Plan {
+            kind,
+            seed,
+            messages: rng.usize(1..60),
+            keys: rng.usize(1..8),
+            partitions: rng.u32(1..4),
+            concurrency: rng.usize(1..9),
+            max_in_flight: rng.usize(1..40),
+            batch: (rng.u8(0..4) == 0).then(|| rng.usize(1..10)),
+            lease: Duration::from_millis(rng.u64(50..2000)),
+            connection_fails: chance(&mut rng, 60),
+            settle_fails: chance(&mut rng, 200),
+            duplicates: chance(&mut rng, 100),
+            revokes: chance(&mut rng, 60),
+            handler_fails: chance(&mut rng, 300),
+            dead_letter_fails: chance(&mut rng, 500),
+            restarts: if rng.u8(0..3) == 0 { rng.u32(1..4) } else { 0 },
+        };
+        let broker = Broker::new(&plan);
+        Self {
+            plan,
+            state: Arc::new(Mutex::new(State {
+                rng,
+                broker,
+                record: Record::default(),
+            })),
+        }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// True with this many chances in a thousand.
+    pub fn chance(&self, permille: u32) -> bool {
+        self.lock().rng.u32(0..1000) < permille
+    }
+
+    /// Sometimes takes some time.
+    pub async fn dawdle(&self, most: Duration) {
+        let pause = {
+            let rng = &mut self.lock().rng;
+            match rng.u8(0..4) {
+                0 => None,
+                1 => Some(Duration::ZERO),
+                _ => Some(Duration::from_micros(rng.u64(0..=most.as_micros() as u64))),
+            }
+        };
+        match pause {
+            None => {}
+            Some(Duration::ZERO) => tokio::task::yield_now().await,
+            Some(pause) => tokio::time::sleep(pause).await,
+        }
+    }
+
+    /// The key of a message: some have none.
+    pub fn key(&self, message: usize) -> Option<usize> {
+        key(&self.plan, message)
+    }
+
+    /// A handler starts on a message.
+    pub fn begin(&self, message: usize) -> Handling {
+        let plan = &self.plan;
+        let mut state = self.lock();
+        let record = &mut state.record;
+        record.attempts += 1;
+        // Every failure is a random one; so many in a row are a hot loop.
+        assert!(
+            record.attempts < 400 * plan.messages,
+            "{plan:?}: a hot loop"
+        );
+        record.running += 1;
+        let most = plan.concurrency * plan.batch.unwrap_or(1);
+        assert!(
+            record.running <= most,
+            "{plan:?}: {} handlers at once",
+            record.running
+        );
+        if let Some(key) = key(plan, message) {
+            let running = record.running_keys.entry(key).or_default();
+            *running += 1;
+            if plan.batch.is_none() {
+                assert_eq!(*running, 1, "{plan:?}: two of key {key} at once");
+            }
+            if plan.batch.is_none() {
+                for earlier in (0..message).filter(|m| self.key(*m) == Some(key)) {
+                    assert!(
+                        record.handled.contains(&earlier),
+                        "{plan:?}: message {message} before {earlier}, both of key {key}"
+                    );
+                }
+            }
+        }
+        Handling {
+            world: self.clone(),
+            message,
+        }
+    }
+
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_secs(24 * 60 * 60)
+    }
+}
+
+pub fn key(plan: &Plan, message: usize) -> Option<usize> {
+    let key = message % (plan.keys + 1);
+    (key < plan.keys).then_some(key)
+}
+
+/// A handler at work on a message, until it is dropped.
+pub struct Handling {
+    world: World,
+    message: usize,
+}
+
+impl Handling {
+    /// The message has been handled.
+    pub fn done(self) {
+        self.world.lock().record.handled.insert(self.message);
+    }
+}
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        let key = self.world.key(self.message);
+        let record = &mut self.world.lock().record;
+        record.running -= 1;
+        if let Some(running) = key.and_then(|key| record.running_keys.get_mut(&key)) {
+            *running -= 1;
+        }
+    }
+}
