@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Codec, Headers, Json, Key, Protobuf};
+use crate::{Codec, Headers, Json, Key, Message, Protobuf, Result, codec};
 
 /// A fact that happened, as a Rust type that can be published and subscribed to.
 ///
@@ -121,6 +121,17 @@ impl<E: Event> Schema<E> {
     pub fn codec(mut self, codec: impl Codec<E>) -> Self {
         self.codecs.push(Arc::new(codec));
         self
+    }
+}
+
+impl<E: Event> Schema<E> {
+    /// The event a message holds, by the codec that reads its content type.
+    ///
+    /// # Errors
+    /// [`Codec`](crate::ErrorKind::Codec) when no codec reads the content type, or the data is not
+    /// this event.
+    pub fn decode(&self, message: &Message) -> Result<E> {
+        codec::decode(self, message)
     }
 }
 

@@ -15,6 +15,7 @@ pub use context::Context;
 pub(crate) use context::{ContextParts, SubscriptionInfo};
 pub(crate) use function::catch_panic;
 pub use function::{BatchFn, EventFn, MessageFn, batch_fn, event_fn, message_fn};
+pub(crate) use outcome::panic_text;
 pub use outcome::{HandlerError, HandlerResult, IntoHandlerResult, Outcome};
 
 /// Handles deliveries: one at a time (`Handler<Context>`, the default) or a batch at a time

@@ -116,11 +116,7 @@ impl HandlerError {
     }
 
     pub(crate) fn panic(payload: &(dyn std::any::Any + Send)) -> Self {
-        let text = payload
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("of unknown cause");
+        let text = panic_text(payload);
         Self::new(Error::new(
             ErrorKind::Panic,
             format!("the handler panicked: {text}"),
@@ -168,6 +164,15 @@ impl HandlerError {
     pub fn chain(&self) -> String {
         chain(&*self.0.source)
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
 }
 
 // Not `std::error::Error`, so that the blanket conversion below can exist (as in `anyhow`).

@@ -29,6 +29,8 @@ const ROOM_SHARE: usize = 4;
 const STUCK_AFTER: Duration = Duration::from_millis(5);
 /// What handlers cancelled at the shutdown deadline have to end by themselves.
 const CANCEL_GRACE: Duration = Duration::from_millis(20);
+/// When settling has failed during the shutdown: the pause before it is tried again.
+const SETTLE_AGAIN: Duration = Duration::from_millis(100);
 /// How long a subscription that is being given up may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -579,6 +581,9 @@ impl Fetcher {
                 Err(_) => Err(Error::new(ErrorKind::Timeout, "settling took too long")),
             },
         };
+        // What failed is tried once more a little later, if there is still something to wait for.
+        let left = !self.settlements.is_empty();
+        self.times.settle = left.then(|| Instant::now() + SETTLE_AGAIN);
         match result {
             Ok(report) => {
                 self.shared.lock().dispatcher.counts.lost += report.lost.len() as u64;

@@ -15,6 +15,7 @@ mod shared;
 mod verdict;
 mod worker;
 
+use std::any::Any;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -28,8 +29,8 @@ use shared::Shared;
 pub(crate) use worker::{BatchWorkers, SingleWorkers, Workers};
 
 use crate::bus::{Activity, SubscriptionReport};
-use crate::handler::SubscriptionInfo;
-use crate::{Error, ReadOptions, Reader, Subscription};
+use crate::handler::{SubscriptionInfo, catch_panic, panic_text};
+use crate::{Error, ErrorKind, ReadOptions, Reader, Subscription};
 
 /// A subscription that was registered and is to be run.
 pub(crate) struct Plan {
@@ -77,8 +78,17 @@ impl Plan {
         let ended = self.ended;
         let task = tokio::spawn({
             let error = error.clone();
+            let shared = shared.clone();
             async move {
-                if let Err(end) = fetcher.run().await {
+                let end = match catch_panic(|| fetcher.run()).await {
+                    Ok(end) => end,
+                    Err(panic) => {
+                        // The driver's: handlers run in tasks of their own.
+                        shared.abort();
+                        Err(driver_panicked(&shared, &*panic))
+                    }
+                };
+                if let Err(end) = end {
                     *error.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
                     ended.notify_waiters();
                 }
@@ -91,6 +101,16 @@ impl Plan {
             task: tokio::sync::Mutex::new(Some(task)),
         })
     }
+}
+
+fn driver_panicked(shared: &Shared, panic: &(dyn Any + Send)) -> Error {
+    let text = panic_text(panic);
+    Error::new(
+        ErrorKind::Panic,
+        format!("the driver panicked: {text}; the subscription has ended"),
+    )
+    .driver(shared.info.driver)
+    .with("stream", &shared.info.stream)
 }
 
 impl Running {

@@ -116,7 +116,7 @@ async fn handle(world: World, message: Message, _context: Context) -> HandlerRes
 fn failure(world: &World) -> HandlerResult {
     let (which, delay) = {
         let rng = &mut world.lock().rng;
-        (rng.u8(0..6), Duration::from_millis(rng.u64(0..100_000)))
+        (rng.u8(0..6), Duration::from_millis(rng.u64(0..5_000)))
     };
     match which {
         0 => Err(HandlerError::new("fails")),

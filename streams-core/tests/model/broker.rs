@@ -132,7 +132,8 @@ impl Broker {
             let at = (start + i) % self.partitions.len();
             let partition = &mut self.partitions[at];
             if rng.u32(0..1000) < self.plan.duplicates {
-                partition.position = rng.usize(partition.committed..=partition.position);
+                let back_to = partition.committed.min(partition.position);
+                partition.position = rng.usize(back_to..=partition.position);
             }
             while out.len() < max && partition.position < partition.log.len() && rng.u8(0..5) > 0 {
                 out.push(Out {

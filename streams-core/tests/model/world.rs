@@ -158,7 +158,7 @@ impl World {
     }
 
     pub fn deadline(&self) -> Instant {
-        Instant::now() + Duration::from_secs(24 * 60 * 60)
+        Instant::now() + Duration::from_secs(60 * 60)
     }
 }
 
@@ -176,7 +176,18 @@ pub struct Handling {
 impl Handling {
     /// The message has been handled.
     pub fn done(self) {
-        self.world.lock().record.handled.insert(self.message);
+        let (world, message) = (&self.world, self.message);
+        let handled = &mut world.lock().record.handled;
+        if let Some(key) = world.key(message) {
+            for earlier in (0..message).filter(|m| world.key(*m) == Some(key)) {
+                assert!(
+                    handled.contains(&earlier),
+                    "{:?}: message {message} done before {earlier}, both of key {key}",
+                    world.plan
+                );
+            }
+        }
+        handled.insert(message);
     }
 }
 
