@@ -284,7 +284,10 @@ impl State {
     fn append(&mut self, batch: &[Message], config: &Config) -> Result<usize> {
         if self.groups.is_empty() && config.retain == 0 && !self.dead_letters {
             return match config.unheld {
-                Unheld::Discard => Ok(batch.len()),
+                Unheld::Discard => {
+                    self.record(batch, config.record);
+                    Ok(batch.len())
+                }
                 Unheld::Refuse => Err(Error::new(
                     ErrorKind::NoSubscriberRegistered,
                     "nobody holds this stream, so the message would be lost; subscribe or make the \
@@ -298,9 +301,7 @@ impl State {
             return Ok(0);
         }
         self.log.messages.extend(batch[..count].iter().cloned());
-        if config.record > 0 {
-            self.record(&batch[..count], config.record);
-        }
+        self.record(&batch[..count], config.record);
         for (_, group) in &mut self.groups {
             group.wake(count);
         }
@@ -311,6 +312,9 @@ impl State {
     }
 
     fn record(&mut self, messages: &[Message], limit: usize) {
+        if limit == 0 {
+            return;
+        }
         self.recorded.extend(messages.iter().cloned());
         let over = self.recorded.len().saturating_sub(limit);
         self.recorded.drain(..over);
@@ -344,9 +348,7 @@ impl State {
         let now = config.clock.now();
         let mut count = 0;
         while let Some(message) = self.delayed.pop(now) {
-            if config.record > 0 {
-                self.record(std::slice::from_ref(&message), config.record);
-            }
+            self.record(std::slice::from_ref(&message), config.record);
             self.log.messages.push_back(message);
             count += 1;
         }
