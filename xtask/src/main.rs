@@ -1,2 +1,88 @@
-//! Build chores.
-fn main() {}
+//! Build chores: `cargo xtask <command>`.
+
+mod bench;
+mod ci;
+mod dependencies;
+mod docs;
+mod run;
+mod test;
+mod tidy;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use lexopt::Arg::{Long, Short, Value};
+use lexopt::ValueExt;
+
+const HELP: &str = "\
+cargo xtask <command>
+
+  test [--quick] [--only NAME]
+      Runs every test, doctest and example. --quick runs smaller counts of what is random or large;
+      --only runs one crate: `core`, `chanbuf`, `streams-middleware`.
+  ci
+      What a change must pass: format, clippy, docs, dependencies, toolchain, tidiness, generated
+      docs, tests, and the counts of the benchmarks.
+  tidy
+      The checks of `ci` that need no build: dependencies, toolchain, tidiness.
+  docs [--check]
+      Builds the documentation and writes the generated parts of Markdown files. --check writes
+      nothing and fails when one is out of date.
+  bench [core|peers] [--json FILE] [--check] [--only NAME]
+      Measures: `core` (the default) against targets, `peers` against other libraries. --check fails
+      when a figure falls short, --only measures the figures whose name contains NAME.
+";
+
+/// The result of a chore; an error is printed as it is.
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    match command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> Result {
+    let mut arguments = lexopt::Parser::from_env();
+    let mut options = Options::default();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("quick") => options.quick = true,
+            Long("check") => options.check = true,
+            Long("only") => options.only = Some(arguments.value()?.string()?),
+            Long("json") => options.json = Some(arguments.value()?.into()),
+            Long("help") | Short('h') => options.words.insert(0, "help".to_owned()),
+            Value(word) => options.words.push(word.string()?),
+            other @ (Long(_) | Short(_)) => return Err(other.unexpected().into()),
+        }
+    }
+    let words: Vec<_> = options.words.iter().map(String::as_str).collect();
+    match words[..] {
+        [] | ["help", ..] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        ["test"] => test::command(&options).map(drop),
+        ["ci"] => ci::command(),
+        ["tidy"] => ci::tidy(),
+        ["docs"] => docs::command(options.check),
+        ["bench"] | ["bench", "core"] => bench::core(&options),
+        ["bench", "peers"] => bench::peers(&options),
+        _ => Err(format!("unknown command `{}`\n\n{HELP}", words.join(" ")).into()),
+    }
+}
+
+/// What was asked for; each command reads what concerns it.
+#[derive(Default)]
+struct Options {
+    words: Vec<String>,
+    quick: bool,
+    check: bool,
+    only: Option<String>,
+    json: Option<std::path::PathBuf>,
+}

@@ -132,7 +132,7 @@ impl Chanbuf {
         drop(streams);
         let mut backlog = Backlog::default();
         for stream in all {
-            stream.lock().add_backlog(&mut backlog);
+            stream.lock().add_backlog(&stream.config, &mut backlog);
         }
         backlog
     }

@@ -474,7 +474,8 @@ impl State {
             .map(|at| at.min(now + LONGEST_SLEEP))
     }
 
-    pub(crate) fn add_backlog(&mut self, backlog: &mut Backlog) {
+    pub(crate) fn add_backlog(&mut self, config: &Config, backlog: &mut Backlog) {
+        self.pump(config);
         let now = Instant::now();
         let end = self.log.end();
         let members = self
@@ -487,7 +488,10 @@ impl State {
             backlog.waiting += waiting;
             backlog.unsettled += group.unsettled();
         }
-        backlog.delayed += self.delayed.len();
+        // Without a group nobody waits for them.
+        if !self.groups.is_empty() {
+            backlog.delayed += self.delayed.len();
+        }
     }
 }
 

@@ -197,8 +197,8 @@ impl<D: Driver, H, K> SubscriptionBuilder<D, H, K> {
         self
     }
 
-    /// Bounds the bytes of messages fetched and not settled; the default is 64 MiB. One fetch may
-    /// exceed it by what it brings.
+    /// Bounds the bytes of messages fetched and not settled; the default is 64 MiB. It is
+    /// exceeded by at most what one fetch brings beyond the size of the messages before it.
     pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_in_flight_bytes = bytes;
         self

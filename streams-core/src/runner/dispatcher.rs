@@ -131,6 +131,9 @@ pub(crate) struct Dispatcher {
     timers: BinaryHeap<Reverse<(Instant, u32, Index)>>,
     next_stamp: u32,
     bytes: usize,
+    /// What a message to come may weigh: the heaviest of late, so that one fetch does not bring many
+    /// times what there is room for.
+    typical_size: usize,
     running: usize,
     waiting: usize,
     /// For individual acknowledgement.
@@ -160,6 +163,7 @@ impl Dispatcher {
             timers: BinaryHeap::new(),
             next_stamp: 0,
             bytes: 0,
+            typical_size: settings.max_in_flight_bytes / 16,
             running: 0,
             waiting: 0,
             settlements: Vec::new(),
@@ -181,7 +185,10 @@ impl Dispatcher {
         if self.bytes >= self.max_bytes {
             return 0;
         }
-        self.max_in_flight.saturating_sub(self.entries.len())
+        let by_bytes = (self.max_bytes - self.bytes) / self.typical_size.max(1);
+        self.max_in_flight
+            .saturating_sub(self.entries.len())
+            .min(by_bytes.max(1))
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -229,6 +236,7 @@ impl Dispatcher {
         let lane = self.lane_of(&message, id);
         let size = u32::try_from(message.size()).unwrap_or(u32::MAX);
         self.bytes += size as usize;
+        self.typical_size = (self.typical_size - self.typical_size / 64).max(size as usize);
         if self.cumulative {
             self.positions.delivered(id);
         }

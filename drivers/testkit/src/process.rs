@@ -1,0 +1,268 @@
+//! Processes that read, for the kit to kill.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use streams_core::{Error, ErrorKind, MessageId, ReadOptions, Result, StartFrom};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::Harness;
+use crate::failure::{Checked, Failure, fail};
+
+const ORDERS: &str = "STREAMS_KIT_READER";
+const MARK: &str = "streams-kit:";
+
+/// How to start a process that opens the driver and reads as the kit says, until the kit kills it.
+///
+/// The usual way is to have the test start itself once more:
+///
+/// ```no_run
+/// # use streams_core::{AnyDriver, Result, async_trait};
+/// use streams_testkit::{Harness, ReaderProcess, this_test};
+///
+/// # struct MyHarness;
+/// #[async_trait]
+/// impl Harness for MyHarness {
+/// #   async fn open(&self) -> Result<AnyDriver> { unimplemented!() }
+///     fn reader_process(&self) -> Option<ReaderProcess> {
+///         Some(this_test("reader_process"))
+///     }
+/// }
+///
+/// /// Does nothing unless the kit has started it.
+/// # /*
+/// #[test]
+/// # */
+/// fn reader_process() {
+///     ReaderProcess::serve(&MyHarness);
+/// }
+/// ```
+#[derive(Debug)]
+pub struct ReaderProcess(Command);
+
+/// Starts the running test binary once more, for the test of this name alone (a path such as
+/// `conformance::reader_process` if it is in a module), which calls [`ReaderProcess::serve`].
+///
+/// # Panics
+/// If the system does not know where the running program is.
+#[must_use]
+pub fn this_test(name: &str) -> ReaderProcess {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => panic!("cannot find the running test to start it again: {error}"),
+    };
+    let mut command = std::process::Command::new(program);
+    command.args([
+        name,
+        "--exact",
+        "--nocapture",
+        "--include-ignored",
+        "--test-threads=1",
+    ]);
+    ReaderProcess::new(command)
+}
+
+impl ReaderProcess {
+    /// A command whose process calls [`ReaderProcess::serve`]. Give it what it needs to open the
+    /// same driver, such as a directory, in arguments or the environment.
+    #[must_use]
+    pub fn new(command: std::process::Command) -> Self {
+        Self(command.into())
+    }
+
+    /// Sets an environment variable of the process.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    /// The process's side: reads as the kit says, and never returns. Returns at once if the kit has
+    /// not started this process.
+    ///
+    /// # Panics
+    /// If the driver fails; the case then fails too.
+    pub fn serve(harness: &dyn Harness) {
+        let Ok(orders) = std::env::var(ORDERS) else {
+            return;
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let served = match runtime {
+            Ok(runtime) => runtime.block_on(serve(harness, &orders)),
+            Err(error) => panic!("cannot start the reader's runtime: {error}"),
+        };
+        if let Err(error) = served {
+            panic!("the reader failed: {error:?}");
+        }
+    }
+
+    /// The kit's side: starts the process.
+    pub(crate) fn start(mut self, orders: &Orders) -> Checked<Killable> {
+        self.0
+            .env(ORDERS, orders.to_text())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true);
+        let mut child = match self.0.spawn() {
+            Ok(child) => child,
+            Err(error) => fail!("cannot start the reading process: {error}"),
+        };
+        let Some(stdout) = child.stdout.take() else {
+            fail!("the reading process has no output to read");
+        };
+        Ok(Killable {
+            child,
+            lines: BufReader::new(stdout).lines(),
+        })
+    }
+}
+
+/// What a reading process is to do: acknowledge some, put some off, hold the rest.
+#[derive(Debug, Clone)]
+pub(crate) struct Orders {
+    pub(crate) stream: String,
+    pub(crate) group: String,
+    pub(crate) earliest: bool,
+    pub(crate) acknowledge: usize,
+    pub(crate) retry: usize,
+    pub(crate) retry_after: Duration,
+}
+
+impl Orders {
+    fn to_text(&self) -> String {
+        let Self {
+            stream,
+            group,
+            earliest,
+            acknowledge,
+            retry,
+            retry_after,
+        } = self;
+        format!(
+            "{stream} {group} {earliest} {acknowledge} {retry} {}",
+            retry_after.as_millis()
+        )
+    }
+
+    fn from_text(text: &str) -> Result<Self> {
+        let bad = || {
+            Error::new(
+                ErrorKind::InvalidConfig,
+                format!("`{ORDERS}` is set by the kit alone"),
+            )
+        };
+        let parts: Vec<_> = text.split(' ').collect();
+        let [stream, group, earliest, acknowledge, retry, retry_after] = parts[..] else {
+            return Err(bad());
+        };
+        Ok(Self {
+            stream: stream.to_owned(),
+            group: group.to_owned(),
+            earliest: earliest.parse().map_err(|_| bad())?,
+            acknowledge: acknowledge.parse().map_err(|_| bad())?,
+            retry: retry.parse().map_err(|_| bad())?,
+            retry_after: Duration::from_millis(retry_after.parse().map_err(|_| bad())?),
+        })
+    }
+}
+
+async fn serve(harness: &dyn Harness, orders: &str) -> Result<()> {
+    let orders = Orders::from_text(orders)?;
+    let driver = harness.open().await?;
+    let start = if orders.earliest {
+        StartFrom::Earliest
+    } else {
+        StartFrom::Default
+    };
+    let options = ReadOptions::new(&orders.stream)?
+        .group(&orders.group)?
+        .start_from(start);
+    let mut subscription = streams_core::Driver::reader(&driver)
+        .subscribe(&options)
+        .await?;
+    let mut held = Vec::new();
+    let mut seen = 0;
+    loop {
+        let mut out = Vec::new();
+        subscription
+            .receive(std::num::NonZeroUsize::MIN, &mut out)
+            .await?;
+        for delivery in out {
+            seen += 1;
+            let id = delivery.message.id().clone();
+            let (word, settlement) = if seen <= orders.acknowledge {
+                ("acknowledged", Some(delivery.ack()))
+            } else if seen <= orders.acknowledge + orders.retry {
+                (
+                    "retried",
+                    Some(delivery.token.retry(Some(orders.retry_after))),
+                )
+            } else {
+                held.push(delivery);
+                ("held", None)
+            };
+            let mut settlements: Vec<_> = settlement.into_iter().collect();
+            while !settlements.is_empty() {
+                subscription.settle(&mut settlements).await?;
+            }
+            println!("{MARK} {word} {id}");
+        }
+    }
+}
+
+/// A process that reads.
+pub(crate) struct Killable {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// What a reading process said of one message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Acknowledged(MessageId),
+    Retried(MessageId),
+    Held(MessageId),
+}
+
+impl Killable {
+    /// What it says next.
+    pub(crate) async fn next(&mut self) -> Checked<Said> {
+        loop {
+            let line = match self.lines.next_line().await {
+                Ok(Some(line)) => line,
+                Ok(None) => fail!("the reading process ended by itself; see its output above"),
+                Err(error) => fail!("cannot read the reading process's output: {error}"),
+            };
+            // A test's name may stand before it on the line.
+            let Some((_, said)) = line.split_once(MARK) else {
+                continue;
+            };
+            let mut words = said.split_whitespace();
+            let (Some(word), Some(id)) = (words.next(), words.next()) else {
+                fail!("the reading process said `{line}`, which means nothing");
+            };
+            let id = MessageId::new(id)?;
+            return match word {
+                "acknowledged" => Ok(Said::Acknowledged(id)),
+                "retried" => Ok(Said::Retried(id)),
+                "held" => Ok(Said::Held(id)),
+                _ => Err(Failure::new(format!(
+                    "the reading process said `{line}`, which means nothing"
+                ))),
+            };
+        }
+    }
+
+    /// Kills it, as a crash would: SIGKILL.
+    pub(crate) async fn kill(mut self) -> Checked {
+        match self.child.kill().await {
+            Ok(()) => Ok(()),
+            Err(error) => fail!("cannot kill the reading process: {error}"),
+        }
+    }
+}

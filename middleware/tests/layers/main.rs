@@ -1,0 +1,17 @@
+//! Each layer by itself, around handlers of single messages and of batches.
+
+mod circuit_breaker;
+mod correlation_id;
+mod dead_letter;
+mod dedup;
+mod from_fn;
+mod limits;
+mod logging;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "opentelemetry")]
+mod otel;
+mod retry;
+mod retry_writer;
+mod support;
+mod timeout;

@@ -1,0 +1,85 @@
+//! `cargo xtask bench`.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::run::{cargo, run};
+use crate::workspace::root;
+use crate::{Options, Result};
+
+/// Programs of `streams-bench`. Those that count run with an allocator that counts, so that times
+/// are measured without it.
+const CORE: [&str; 2] = ["times", "counts"];
+
+/// Measures this workspace against its targets.
+pub(crate) fn core(options: &Options) -> Result {
+    // All of them: one runs another.
+    run(&mut cargo([
+        "build",
+        "--profile=bench",
+        "--package=streams-bench",
+        "--bins",
+    ]))?;
+    let mut figures = Vec::new();
+    let mut failed = Vec::new();
+    for binary in CORE {
+        let mut bench = cargo([
+            "run",
+            "--profile=bench",
+            "--package=streams-bench",
+            "--bin",
+            binary,
+            "--",
+        ]);
+        if options.check {
+            bench.arg("--check");
+        }
+        if let Some(only) = &options.only {
+            bench.args(["--only", only]);
+        }
+        let part = options
+            .json
+            .as_ref()
+            .map(|json| json.with_extension(format!("{binary}.tmp")));
+        if let Some(part) = &part {
+            bench.arg("--json").arg(std::path::absolute(part)?);
+        }
+        if let Err(error) = run(&mut bench) {
+            failed.push(error.to_string());
+        }
+        if let Some(part) = part.filter(|part| part.exists()) {
+            figures.extend(take_figures(&part)?);
+        }
+    }
+    if let Some(json) = &options.json {
+        fs::write(json, serde_json::to_string_pretty(&Value::Array(figures))?)?;
+    }
+    match &failed[..] {
+        [] => Ok(()),
+        failed => Err(failed.join("\n").into()),
+    }
+}
+
+/// Measures this workspace beside other libraries, in a workspace of their own.
+pub(crate) fn peers(options: &Options) -> Result {
+    let mut bench = cargo(["run", "--release", "--locked", "--"]);
+    bench.current_dir(root().join("bench/peers"));
+    if let Some(only) = &options.only {
+        bench.args(["--only", only]);
+    }
+    if let Some(json) = &options.json {
+        bench.arg("--json").arg(std::path::absolute(json)?);
+    }
+    run(&mut bench)
+}
+
+fn take_figures(part: &Path) -> Result<Vec<Value>> {
+    let figures = serde_json::from_str(&fs::read_to_string(part)?)?;
+    fs::remove_file(part)?;
+    match figures {
+        Value::Array(figures) => Ok(figures),
+        _ => Err("the benchmark's JSON is not a list".into()),
+    }
+}
