@@ -64,7 +64,7 @@ pub(crate) fn core(options: &Options) -> Result {
 
 /// Measures this workspace beside other libraries, in a workspace of their own.
 pub(crate) fn peers(options: &Options) -> Result {
-    let mut bench = cargo(["run", "--release", "--locked", "--"]);
+    let mut bench = cargo(["run", "--release", "--"]);
     bench.current_dir(root().join("bench/peers"));
     if let Some(only) = &options.only {
         bench.args(["--only", only]);

@@ -190,7 +190,7 @@ fn delayed(report: &mut Report) {
 
 /// How many messages take a run of about [`SIDE`].
 fn fitting(run: impl Fn(usize) -> Duration) -> usize {
-    let few = 20_000;
+    let few = 100_000;
     run(few);
     let took = run(few).as_secs_f64();
     let messages = few as f64 * SIDE.as_secs_f64() / took;

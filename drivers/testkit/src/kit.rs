@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::failure::{Checked, fail};
 use crate::ledger::Budget;
+use crate::lock::lock;
 use crate::tap::Tap;
 use crate::{Harness, Profile, Scale};
 
@@ -47,6 +48,17 @@ impl Target {
     /// The group, for cases that need one.
     pub(crate) fn group(&self) -> &str {
         self.group.as_deref().unwrap_or_default()
+    }
+
+    /// Reads it.
+    pub(crate) fn reading<H, K>(
+        &self,
+        mut builder: SubscriptionBuilder<AnyDriver, H, K>,
+    ) -> SubscriptionBuilder<AnyDriver, H, K> {
+        if let Some(group) = &self.group {
+            builder = builder.group(group);
+        }
+        builder.start_from(self.start.clone())
     }
 
     /// Whether it starts from the earliest message, as a reading process is told.
@@ -150,15 +162,12 @@ impl Kit {
     }
 
     fn remember(&self, name: &StreamName) {
-        self.created
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .push(name.clone());
+        lock(&self.created).push(name.clone());
     }
 
     /// Removes the streams of this case.
     pub(crate) async fn clean(&self) {
-        let streams = std::mem::take(&mut *self.created.lock().unwrap_or_else(|e| e.into_inner()));
+        let streams = std::mem::take(&mut *lock(&self.created));
         for stream in streams {
             // What cannot be removed has a name nobody else uses.
             let _ = timeout(self.patience(), self.harness.remove(&stream)).await;
@@ -167,7 +176,7 @@ impl Kit {
 
     /// A group that no other case uses.
     pub(crate) fn group_name(&self) -> Checked<String> {
-        Ok(format!("kit-{}", ksuid()?))
+        Ok(format!("kit-{}-{}", self.case, ksuid()?))
     }
 
     /// A fresh stream that a fresh group is to read from its start, or a reader without a group
@@ -202,7 +211,7 @@ impl Kit {
                 // The group exists from now on.
                 tap.close().await?;
             } else {
-                *target.early.lock().unwrap_or_else(|e| e.into_inner()) = Some(tap);
+                *lock(&target.early) = Some(tap);
             }
         }
         Ok(target)
@@ -210,11 +219,7 @@ impl Kit {
 
     /// Subscribes.
     pub(crate) async fn tap(&self, driver: &AnyDriver, target: &Target) -> Checked<Tap> {
-        let early = target
-            .early
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .take();
+        let early = lock(&target.early).take();
         match early {
             Some(tap) => Ok(tap),
             None => self.tap_with(driver, &target.options()?).await,
@@ -240,18 +245,6 @@ impl Kit {
             Ok(bus) => bus,
             Err(error) => unreachable!("no event was registered that could fail: {error}"),
         }
-    }
-
-    /// Reads the target.
-    pub(crate) fn reading<H, K>(
-        &self,
-        target: &Target,
-        mut builder: SubscriptionBuilder<AnyDriver, H, K>,
-    ) -> SubscriptionBuilder<AnyDriver, H, K> {
-        if let Some(group) = &target.group {
-            builder = builder.group(group);
-        }
-        builder.start_from(target.start.clone())
     }
 
     /// Writes the messages and starts the bus, in the order that loses nothing on this driver.
@@ -331,28 +324,11 @@ impl Kit {
                     .key(format!("key-{}", i % keys.max(1)))
                     .header("number", i.to_string())
                     .content_type("text/plain")
-                    .data(format!("message {i}"))
+                    .data(format!("{} {i}", self.case))
                     .build()?;
                 Ok(message)
             })
             .collect()
-    }
-
-    /// How long a lease lasts that a delivery shows, with time for it to come again.
-    pub(crate) fn lease_of(&self, delivery: &streams_core::Delivery) -> Checked<Duration> {
-        const LONGEST: Duration = Duration::from_secs(6);
-        let Some(until) = delivery.lease else {
-            fail!(
-                "the driver has the capability `leases` and a delivery does not say until when it is leased"
-            );
-        };
-        let lease = until.saturating_duration_since(tokio::time::Instant::now());
-        if lease > LONGEST {
-            fail!(
-                "the lease is {lease:?}; set the harness's driver to {LONGEST:?} at most, for the kit waits for its end"
-            );
-        }
-        Ok(lease)
     }
 
     /// Waits until the condition holds; a failure that says what was waited for otherwise.
@@ -393,4 +369,21 @@ impl Kit {
         }
         Ok(report)
     }
+}
+
+/// How long the lease of a fresh delivery lasts.
+pub(crate) fn lease_of(delivery: &streams_core::Delivery) -> Checked<Duration> {
+    const LONGEST: Duration = Duration::from_secs(6);
+    let Some(until) = delivery.lease else {
+        fail!(
+            "the driver has the capability `leases` and a delivery does not say until when it is leased"
+        );
+    };
+    let lease = until.saturating_duration_since(tokio::time::Instant::now());
+    if lease > LONGEST {
+        fail!(
+            "the lease is {lease:?}; set the harness's driver to {LONGEST:?} at most, for the kit waits for its end"
+        );
+    }
+    Ok(lease)
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use streams_core::{Handler, Input, Layer, MessageId, Outcome};
 
+use crate::lock::lock;
+
 /// Counts acknowledgements and errors.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Counts>);
@@ -117,7 +119,7 @@ pub(crate) struct Deduplicated<H> {
 impl<H> Deduplicated<H> {
     /// The claim there is, or none, and then it is ours.
     fn claim(&self, id: &MessageId) -> Option<Claim> {
-        let mut claims = self.claims.lock().unwrap_or_else(|e| e.into_inner());
+        let mut claims = lock(&self.claims);
         let before = claims.get(id).copied();
         if before.is_none() {
             claims.insert(id.clone(), Claim::Busy);
@@ -126,7 +128,7 @@ impl<H> Deduplicated<H> {
     }
 
     fn end(&self, id: &MessageId, done: bool) {
-        let mut claims = self.claims.lock().unwrap_or_else(|e| e.into_inner());
+        let mut claims = lock(&self.claims);
         if done {
             claims.insert(id.clone(), Claim::Done);
         } else {

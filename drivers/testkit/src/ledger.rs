@@ -10,6 +10,7 @@ use streams_core::{Key, Message, MessageId, Order};
 use tokio::sync::Notify;
 
 use crate::failure::{Checked, Failure};
+use crate::lock::lock;
 
 /// What a case allows. Loss, alteration and messages that nobody wrote never are.
 #[derive(Debug, Clone, Copy)]
@@ -227,7 +228,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.state)
     }
 }
 

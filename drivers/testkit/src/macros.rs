@@ -8,7 +8,7 @@
 /// hooks restart a server or cut a network that other tests use goes through
 /// [`run`](crate::run), which runs those cases alone.
 ///
-/// ```ignore-because-it-makes-tests
+/// ```no_run
 /// # struct MyHarness;
 /// mod conformance {
 ///     streams_testkit::conformance!(super::MyHarness::new());

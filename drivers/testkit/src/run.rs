@@ -111,11 +111,23 @@ pub fn run_case(harness: impl Harness, name: &str) {
     }
 }
 
+/// What the reader can do, and the writer, which may be of another backend.
 async fn capabilities(harness: &dyn Harness) -> Capabilities {
-    match harness.open().await {
-        Ok(driver) => driver.reader().capabilities().clone(),
+    let driver = match harness.open().await {
+        Ok(driver) => driver,
         Err(error) => panic!("the harness cannot open its driver: {error:?}"),
-    }
+    };
+    let (reader, writer) = (driver.reader(), driver.writer());
+    let (reader, writer) = (reader.capabilities(), writer.capabilities());
+    reader
+        .clone()
+        .delay(writer.delay)
+        .cancel_delayed(writer.cancel_delayed)
+        .transactions(writer.transactions)
+        .creates_streams(writer.creates_streams)
+        .largest_message(writer.largest_message)
+        .most_headers(writer.most_headers)
+        .binary_headers(writer.binary_headers)
 }
 
 struct Run {

@@ -187,9 +187,10 @@ async fn a_probe_that_says_nothing_lets_the_next_one_try_at_once() {
         tasks.spawn(async move { handle(&*handler, data).await.unwrap() });
         yield_now().await;
     }
-    let outcomes = tasks.join_all().await;
+    timeout(60 * SECOND, tasks.join_all())
+        .await
+        .expect("both end");
     assert_eq!(started.elapsed().as_secs(), 10 + 2);
-    assert_eq!(outcomes.len(), 2);
     assert_eq!(breaker.state(), CircuitState::Closed);
 }
 

@@ -80,7 +80,15 @@ impl Plan {
             let error = error.clone();
             let shared = shared.clone();
             async move {
-                let end = match catch_panic(|| fetcher.run()).await {
+                let run = catch_panic(|| fetcher.run());
+                // Ends with the runner; see `Shared::let_go` for what it is good for.
+                let ballast = tokio::spawn({
+                    let shared = shared.clone();
+                    async move { shared.be_ballast().await }
+                });
+                let end = run.await;
+                ballast.abort();
+                let end = match end {
                     Ok(end) => end,
                     Err(panic) => {
                         // The driver's: handlers run in tasks of their own.

@@ -17,6 +17,8 @@ use crate::{Capabilities, Delivery};
 
 /// Most messages a worker takes at once.
 pub(crate) const MAX_CHUNK: usize = 64;
+/// How often a busy worker has the fetcher look after it.
+const FETCHER_EVERY: Duration = Duration::from_micros(500);
 /// A chunk that takes less is followed by a larger one, one that takes more than four times as much
 /// by a smaller: cheap handlers pay for the lock once in many messages, and what a slow handler
 /// holds up stays short.
@@ -30,6 +32,8 @@ pub(crate) struct Shared {
     work: Semaphore,
     /// Wakes the fetcher.
     pub(crate) fetcher: Notify,
+    /// See [`Shared::let_go`].
+    ballast: Notify,
     tasks: Mutex<JoinSet<()>>,
     workers: Arc<dyn Workers>,
     pub(crate) info: Arc<SubscriptionInfo>,
@@ -48,6 +52,8 @@ pub(crate) struct Pool {
     awake: usize,
     /// What the fetcher waits for, beside its subscription.
     pub(crate) fetcher_waits: FetcherWaits,
+    /// When a worker that went on by itself last woke the fetcher.
+    fetcher_woken: Instant,
     /// Rises with each chunk taken: how the fetcher sees that the pool moves.
     pub(crate) taken: u64,
     stopping: bool,
@@ -83,6 +89,8 @@ struct LocalState {
     current: Vec<u32>,
     /// Rises with each message started.
     steps: u64,
+    /// The worker has woken another task and may go on to a handler.
+    woke: bool,
 }
 
 /// How much a worker asks for.
@@ -143,12 +151,14 @@ impl Shared {
                 idle: 0,
                 awake: 0,
                 fetcher_waits: FetcherWaits::default(),
+                fetcher_woken: Instant::now(),
                 taken: 0,
                 stopping: false,
             }),
             locals: (0..settings.concurrency).map(|_| local()).collect(),
             work: Semaphore::new(0),
             fetcher: Notify::new(),
+            ballast: Notify::new(),
             tasks: Mutex::default(),
             workers,
             info,
@@ -179,11 +189,9 @@ impl Shared {
     }
 
     /// Wakes a worker if messages may run and nobody is about to take them.
-    pub(crate) fn wake_if_needed(self: &Arc<Self>, pool: &mut Pool) {
+    pub(crate) fn wake_if_needed(self: &Arc<Self>, pool: &mut Pool) -> bool {
         let ready = pool.dispatcher.ready();
-        if ready > 0 && (pool.awake == 0 || ready > 2 * MAX_CHUNK) {
-            self.wake_one(pool);
-        }
+        ready > 0 && (pool.awake == 0 || ready > 2 * MAX_CHUNK) && self.wake_one(pool)
     }
 
     /// Whether there is an idle worker, or one more can be started.
@@ -191,51 +199,81 @@ impl Shared {
         pool.idle > 0 || pool.spawned < self.locals.len()
     }
 
-    /// Wakes an idle worker, or starts one more.
-    pub(crate) fn wake_one(self: &Arc<Self>, pool: &mut Pool) {
+    /// Wakes an idle worker, or starts one more; `false` says that there is none.
+    pub(crate) fn wake_one(self: &Arc<Self>, pool: &mut Pool) -> bool {
         if pool.stopping {
-            return;
+            return false;
         }
         if pool.idle > 0 {
             pool.idle -= 1;
             pool.awake += 1;
             self.work.add_permits(1);
+            true
         } else if pool.spawned < self.locals.len() {
             let Ok(worker) = u16::try_from(pool.spawned) else {
-                return;
+                return false;
             };
             pool.spawned += 1;
             pool.awake += 1;
             let run = self.workers.run(self.clone(), worker);
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             tasks.spawn(run);
+            true
+        } else {
+            false
         }
     }
 
     /// A worker has emptied its local queue: reports it, and takes the next chunk.
-    pub(crate) fn next_chunk(self: &Arc<Self>, worker: u16, chunk: Chunk, suspended: bool) -> Next {
+    pub(crate) fn next_chunk(
+        self: &Arc<Self>,
+        worker: u16,
+        chunk: Chunk,
+        suspended: bool,
+        now: Instant,
+    ) -> Next {
         let mut pool = self.lock();
         let pool = &mut *pool;
         if suspended {
             pool.awake += 1;
         }
         let mut local = self.local(worker);
-        self.report(pool, &mut local);
+        Self::report(pool, &mut local);
         if pool.stopping {
             pool.awake -= 1;
+            self.wake_fetcher(pool);
             return Next::Stop;
         }
         pool.dispatcher.take(chunk.max, worker, &mut local.queue);
         if local.queue.is_empty() {
             pool.awake -= 1;
             pool.idle += 1;
+            self.wake_fetcher(pool);
             return Next::Wait;
         }
         pool.taken += 1;
         if pool.dispatcher.ready() > 0 && chunk.share {
-            self.wake_one(pool);
+            local.woke |= self.wake_one(pool);
+        }
+        // Going on by itself, it wakes the fetcher only now and then.
+        if now.saturating_duration_since(pool.fetcher_woken) > FETCHER_EVERY {
+            pool.fetcher_woken = now;
+            local.woke |= self.wake_fetcher(pool);
+        }
+        if std::mem::take(&mut local.woke) {
+            self.let_go();
         }
         Next::Work
+    }
+
+    /// Makes the tasks that this worker has woken free for other threads.
+    ///
+    /// Tokio keeps the task woken last for the thread that woke it, where no other thread can take
+    /// it; it would wait behind a handler that blocks this thread. Waking one more task, which does
+    /// nothing, takes that place. A worker that is about to wait need not do this: its thread goes
+    /// on with the task it woke.
+    fn let_go(&self) {
+        self.ballast.notify_one();
     }
 
     /// Waits until [`Shared::wake_one`] has chosen this worker, or [`Shared::stop`] wakes all.
@@ -278,8 +316,9 @@ impl Shared {
         let pool = &mut *pool;
         pool.awake -= 1;
         let mut local = self.local(worker);
-        self.report(pool, &mut local);
+        Self::report(pool, &mut local);
         pool.dispatcher.give_back(&mut local.queue);
+        self.wake_fetcher(pool);
         self.wake_if_needed(pool);
     }
 
@@ -289,25 +328,26 @@ impl Shared {
         let mut pool = self.lock();
         let pool = &mut *pool;
         let mut local = self.local(worker);
-        self.report(pool, &mut local);
+        Self::report(pool, &mut local);
         pool.dispatcher.give_back(&mut local.queue);
         local.done.extend(done);
-        self.report(pool, &mut local);
+        Self::report(pool, &mut local);
         local.current.clear();
-        self.wake_if_needed(pool);
+        local.woke |= self.wake_fetcher(pool);
+        local.woke |= self.wake_if_needed(pool);
     }
 
-    /// Moves a worker's finished messages to the dispatcher and wakes the fetcher if that is what it
-    /// waits for.
-    fn report(&self, pool: &mut Pool, local: &mut LocalState) {
-        if local.done.is_empty() {
-            return;
-        }
+    /// Moves a worker's finished messages to the dispatcher.
+    fn report(pool: &mut Pool, local: &mut LocalState) {
         let mut now = None;
         for done in local.done.drain(..) {
             pool.dispatcher
                 .finish(done, || *now.get_or_insert_with(Instant::now));
         }
+    }
+
+    /// Wakes the fetcher if what it waits for has come; `false` says that it has not.
+    fn wake_fetcher(&self, pool: &mut Pool) -> bool {
         let waits = pool.fetcher_waits;
         let dispatcher = &pool.dispatcher;
         let earlier = match (dispatcher.next_retry(), waits.until) {
@@ -315,17 +355,18 @@ impl Shared {
             (Some(_), None) => true,
             (None, _) => false,
         };
-        if waits.asleep
+        let wakes = waits.asleep
             && (earlier
                 || (waits.settlements && dispatcher.unsettled() > 0)
                 || waits
                     .room
                     .is_some_and(|room| dispatcher.room() >= room || dispatcher.ready() == 0)
-                || (waits.drain && dispatcher.running() == 0))
-        {
+                || (waits.drain && dispatcher.running() == 0));
+        if wakes {
             pool.fetcher_waits.asleep = false;
             self.fetcher.notify_one();
         }
+        wakes
     }
 
     /// Whether a worker has taken messages and not started them, while it is at another; with the
@@ -347,7 +388,7 @@ impl Shared {
         if steps.is_some_and(|steps| steps != local.steps) {
             return;
         }
-        self.report(pool, &mut local);
+        Self::report(pool, &mut local);
         pool.dispatcher.give_back(&mut local.queue);
     }
 
@@ -385,6 +426,13 @@ impl Shared {
         let spawned = self.lock().spawned;
         for local in &self.locals[..spawned] {
             local.cancel.cancel_current();
+        }
+    }
+
+    /// The task that [`Shared::let_go`] wakes.
+    pub(crate) async fn be_ballast(&self) {
+        loop {
+            self.ballast.notified().await;
         }
     }
 

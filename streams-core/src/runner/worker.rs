@@ -52,18 +52,19 @@ async fn run_single<H: Handler<Context>>(shared: Arc<Shared>, handler: Arc<H>, w
     );
     let mut chunk = Chunk::FIRST;
     let mut suspended = false;
+    let mut started = Instant::now();
     loop {
-        match shared.next_chunk(worker, chunk, std::mem::take(&mut suspended)) {
+        match shared.next_chunk(worker, chunk, std::mem::take(&mut suspended), started) {
             Next::Work => {}
             Next::Wait => {
                 // An idle worker keeps no message alive.
                 context.renew(nothing.clone(), ContextParts::NONE, 0);
                 shared.wait_for_work().await;
+                started = Instant::now();
                 continue;
             }
             Next::Stop => return,
         }
-        let started = Instant::now();
         let mut done = None;
         while let Some((work, generation)) = shared.step(worker, done.take()) {
             let Work {
@@ -108,7 +109,9 @@ async fn run_single<H: Handler<Context>>(shared: Arc<Shared>, handler: Arc<H>, w
                 shared.finish(worker, [this]);
             }
         }
-        chunk = chunk.next((!suspended).then(|| started.elapsed()));
+        let ended = Instant::now();
+        chunk = chunk.next((!suspended).then(|| ended - started));
+        started = ended;
     }
 }
 
@@ -133,7 +136,12 @@ async fn run_batches<H: Handler<Batch>>(
     let mut batch = Batch::default();
     let mut suspended = false;
     loop {
-        match shared.next_chunk(worker, chunk, std::mem::take(&mut suspended)) {
+        match shared.next_chunk(
+            worker,
+            chunk,
+            std::mem::take(&mut suspended),
+            Instant::now(),
+        ) {
             Next::Work => {}
             Next::Wait => {
                 shared.wait_for_work().await;

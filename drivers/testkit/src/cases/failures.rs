@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use crate::failure::{Checked, ensure, fail};
 use crate::kit::Kit;
 use crate::ledger::{Budget, Ledger};
+use crate::lock::lock;
 
 /// Tries twice, at once, then gives up.
 fn twice() -> FailurePolicy {
@@ -43,7 +44,7 @@ pub(crate) async fn error_is_not_a_drop(kit: &Arc<Kit>) -> Checked {
         })
     };
     // No policy: what comes by itself is what is looked at.
-    kit.reading(&target, subscription).register()?;
+    target.reading(subscription).register()?;
     kit.write_and_start(&bus, &messages).await?;
     kit.until("the message is tried", || tries.load(Ordering::Relaxed) > 0)
         .await?;
@@ -97,7 +98,8 @@ pub(crate) async fn panic_is_contained(kit: &Arc<Kit>) -> Checked {
             }
         })
     };
-    kit.reading(&target, subscription)
+    target
+        .reading(subscription)
         .on_failure(twice())
         .register()?;
     let others = kit.messages(&elsewhere.stream, kit.count(50), 8)?;
@@ -109,7 +111,7 @@ pub(crate) async fn panic_is_contained(kit: &Arc<Kit>) -> Checked {
             async move { ledger.arrived(&message) }
         })
     };
-    kit.reading(&elsewhere, subscription).register()?;
+    elsewhere.reading(subscription).register()?;
     let mut both = all;
     both.extend(others);
     kit.write_and_start(&bus, &both).await?;
@@ -177,13 +179,11 @@ async fn poisoned(
     let subscription = {
         let seen = seen.clone();
         bus.subscribe(&target.stream, move |event: Numbered, _| {
-            seen.lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .push(event.number);
+            lock(&seen).push(event.number);
             async {}
         })
     };
-    kit.reading(&target, subscription).register()?;
+    target.reading(subscription).register()?;
     let early = !kit.capabilities.groups && !kit.capabilities.keeps_before_group;
     if early {
         bus.start().await?;
@@ -200,7 +200,7 @@ async fn poisoned(
     }
     let letter = one_dead_letter(kit, &driver, &dead).await?;
     kit.until("the events before and after the poison are handled", || {
-        let mut seen = seen.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let mut seen = lock(&seen).clone();
         seen.sort_unstable();
         seen.iter().copied().eq(0..10)
     })
@@ -275,7 +275,8 @@ pub(crate) async fn dlq_round_trip(kit: &Arc<Kit>) -> Checked {
             }
         })
     };
-    kit.reading(&target, subscription)
+    target
+        .reading(subscription)
         .on_failure(twice())
         .register()?;
     let before = unix_millis(kit.clock.now());
@@ -416,9 +417,7 @@ pub(crate) async fn dlq_down(kit: &Arc<Kit>) -> Checked {
             tries.fetch_add(1, Ordering::Relaxed);
             async { Err::<(), _>(refusal()) }
         });
-        kit.reading(&target, subscription)
-            .on_failure(twice())
-            .register()
+        target.reading(subscription).on_failure(twice()).register()
     };
 
     let down = NoDeadLetters {

@@ -33,7 +33,7 @@ async fn through(kit: &Arc<Kit>, trouble: impl AsyncFnOnce(&Ledger, usize) -> Ch
             }
         })
     };
-    kit.reading(&target, subscription).register()?;
+    target.reading(subscription).register()?;
     bus.start().await?;
 
     let mut publishers = JoinSet::new();

@@ -56,7 +56,7 @@ pub(crate) async fn concurrent_subscribe(kit: &Arc<Kit>) -> Checked {
                 };
                 until = Instant::now() + kit.patience();
                 deliveries.iter().for_each(|delivery| ledger.arrived(&delivery.message));
-                let acks = deliveries.into_iter().map(|delivery| delivery.ack()).collect();
+                let acks = deliveries.into_iter().map(streams_core::Delivery::ack).collect();
                 tap.settle(acks).await?;
             }
             tap.drain_quiet(&ledger, kit.quiet()).await?;
@@ -168,7 +168,8 @@ async fn member(kit: &Arc<Kit>, target: &Target, ledger: &Arc<Ledger>) -> Checke
             ledger.arrived(&message);
         }
     });
-    kit.reading(target, subscription)
+    target
+        .reading(subscription)
         .concurrency(4)
         .max_in_flight(IN_FLIGHT)
         .register()?;

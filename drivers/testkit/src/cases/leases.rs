@@ -8,8 +8,9 @@ use streams_core::Driver;
 use tokio::time::{Instant, sleep};
 
 use crate::failure::{Checked, ensure};
-use crate::kit::Kit;
+use crate::kit::{Kit, lease_of};
 use crate::ledger::{Budget, Ledger};
+use crate::lock::lock;
 
 /// How long a lease of the driver lasts.
 async fn lease(kit: &Arc<Kit>) -> Checked<Duration> {
@@ -19,7 +20,7 @@ async fn lease(kit: &Arc<Kit>) -> Checked<Duration> {
         .await?;
     let mut tap = kit.tap(&driver, &target).await?;
     let delivery = tap.one().await?;
-    let lease = kit.lease_of(&delivery)?;
+    let lease = lease_of(&delivery)?;
     tap.ack([delivery.token]).await?;
     tap.close().await?;
     Ok(lease)
@@ -50,7 +51,7 @@ async fn kept_while_handled(kit: &Arc<Kit>, lease: Duration) -> Checked {
                 ledger.arrived(&message);
             }
         });
-        kit.reading(&target, subscription).register()?;
+        target.reading(subscription).register()?;
         bus.start().await?;
     }
     kit.write(&**members[0].publisher().writer(), &messages)
@@ -101,13 +102,14 @@ async fn told_when_lost(kit: &Arc<Kit>, lease: Duration) -> Checked {
         })
     };
     // Not extended past half of its time.
-    kit.reading(&target, subscription)
+    target
+        .reading(subscription)
         .longest_lease(lease / 2)
         .register()?;
     kit.write_and_start(&bus, &messages).await?;
     ledger.settled(kit.patience() + 3 * lease).await;
     kit.shutdown(&bus).await?;
-    let told = *told.lock().unwrap_or_else(|e| e.into_inner());
+    let told = *lock(&told);
     ensure!(
         told.is_some(),
         "a handler was not told that its lease was lost"
@@ -123,10 +125,7 @@ struct Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.told
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .get_or_insert(self.began.elapsed());
+        lock(&self.told).get_or_insert(self.began.elapsed());
     }
 }
 
@@ -138,7 +137,7 @@ pub(crate) async fn lease_lost(kit: &Arc<Kit>) -> Checked {
 
     let mut late = kit.tap(&driver, &target).await?;
     let first = late.one().await?;
-    let lease = kit.lease_of(&first)?;
+    let lease = lease_of(&first)?;
     let leased = Instant::now();
     let mut prompt = kit.tap(&driver, &target).await?;
     let Some(mut again) = prompt.receive_within(1, lease + kit.patience()).await? else {

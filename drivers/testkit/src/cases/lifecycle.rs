@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::{Checked, ensure, fail};
-use crate::kit::{Kit, Target};
+use crate::kit::{Kit, Target, lease_of};
 use crate::ledger::{Budget, Ledger};
 use crate::process::{Orders, Said};
 use crate::tap::Tap;
@@ -153,7 +153,7 @@ impl Crash {
             let mut tap = kit.tap(&driver, target).await?;
             let mut deliveries = tap.take(all.len()).await?;
             let lease = if kit.capabilities.leases {
-                kit.lease_of(&deliveries[0])?
+                lease_of(&deliveries[0])?
             } else {
                 Duration::ZERO
             };
@@ -231,7 +231,7 @@ pub(crate) async fn close_gives_back(kit: &Arc<Kit>) -> Checked {
     let mut tap = kit.tap(&driver, &target).await?;
     let mut deliveries = tap.take(messages.len()).await?;
     let lease = if kit.capabilities.leases {
-        kit.lease_of(&deliveries[0])?
+        lease_of(&deliveries[0])?
     } else {
         Duration::ZERO
     };
@@ -283,7 +283,7 @@ async fn shut_down(kit: &Arc<Kit>) -> Checked {
     let subscription = bus.subscribe_stream(&target.stream, |_, _| async {
         Outcome::retry_after(Duration::from_secs(1))
     });
-    kit.reading(&target, subscription).register()?;
+    target.reading(subscription).register()?;
     kit.write_and_start(&bus, &messages).await?;
     kit.until("every message waits for its retry", || {
         bus.activity().waiting == messages.len()
@@ -433,7 +433,7 @@ async fn bus_shuts_down_twice(kit: &Arc<Kit>) -> Checked {
             async move { ledger.arrived(&message) }
         })
     };
-    kit.reading(&target, subscription).register()?;
+    target.reading(subscription).register()?;
     kit.write_and_start(&bus, &messages).await?;
     ledger.settled(kit.patience()).await;
     let both = async { tokio::join!(kit.shutdown(&bus), kit.shutdown(&bus)) };
@@ -486,7 +486,8 @@ pub(crate) async fn close_drains(kit: &Arc<Kit>) -> Checked {
             }
         })
     };
-    kit.reading(&target, subscription)
+    target
+        .reading(subscription)
         .concurrency(RUNNING)
         .max_in_flight(count)
         .register()?;
@@ -508,7 +509,7 @@ pub(crate) async fn close_drains(kit: &Arc<Kit>) -> Checked {
         // Handlers are still running: what they do not have is free for others already.
         unstarted = other.take(count - RUNNING).await?;
         if kit.capabilities.leases {
-            let lease = kit.lease_of(&unstarted[0])?;
+            let lease = lease_of(&unstarted[0])?;
             let took = began.elapsed();
             ensure!(
                 took < lease,
@@ -579,7 +580,8 @@ pub(crate) async fn close_deadline(kit: &Arc<Kit>) -> Checked {
             std::future::pending::<()>()
         })
     };
-    kit.reading(&target, subscription)
+    target
+        .reading(subscription)
         .concurrency(RUNNING)
         .register()?;
     kit.write_and_start(&bus, &messages).await?;
@@ -633,7 +635,8 @@ pub(crate) async fn backpressure(kit: &Arc<Kit>) -> Checked {
                 }
             })
     };
-    kit.reading(&target, subscription)
+    target
+        .reading(subscription)
         .concurrency(4)
         .max_in_flight(LIMIT)
         .register()?;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::failure::{Checked, ensure};
 use crate::kit::Kit;
 use crate::ledger::Ledger;
+use crate::lock::lock;
 
 /// Which keys are being handled, to see two messages of one at the same time.
 #[derive(Default)]
@@ -22,7 +23,7 @@ struct Overlaps {
 impl Overlaps {
     fn begin(&self, message: &Message) {
         let Some(key) = message.key() else { return };
-        let mut running = self.running.lock().unwrap_or_else(|e| e.into_inner());
+        let mut running = lock(&self.running);
         if !running.insert(key.clone()) {
             self.seen.fetch_add(1, Ordering::Relaxed);
         }
@@ -30,10 +31,7 @@ impl Overlaps {
 
     fn end(&self, message: &Message) {
         let Some(key) = message.key() else { return };
-        self.running
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .remove(key);
+        lock(&self.running).remove(key);
     }
 }
 
@@ -61,7 +59,8 @@ pub(crate) async fn order_per_key(kit: &Arc<Kit>) -> Checked {
             }
         })
     };
-    kit.reading(&target, subscription)
+    target
+        .reading(subscription)
         .concurrency(8)
         .ordered_by_key()
         .register()?;
@@ -95,7 +94,7 @@ pub(crate) async fn order_across_retry(kit: &Arc<Kit>) -> Checked {
             async move {
                 dawdle().await;
                 if is_third {
-                    let mut tries = tries.lock().unwrap_or_else(|e| e.into_inner());
+                    let mut tries = lock(&tries);
                     let count = tries.entry(message.id().clone()).or_default();
                     *count += 1;
                     if *count <= 2 {
@@ -108,7 +107,8 @@ pub(crate) async fn order_across_retry(kit: &Arc<Kit>) -> Checked {
         })
     };
     let policy = FailurePolicy::default().backoff(Backoff::constant(Duration::from_millis(20)));
-    kit.reading(&target, subscription)
+    target
+        .reading(subscription)
         .concurrency(8)
         .ordered_by_key()
         .on_failure(policy)
@@ -117,7 +117,7 @@ pub(crate) async fn order_across_retry(kit: &Arc<Kit>) -> Checked {
     ledger.settled(kit.patience()).await;
     kit.shutdown(&bus).await?;
     ledger.check(kit.exact_per_key())?;
-    let tries = tries.lock().unwrap_or_else(|e| e.into_inner());
+    let tries = lock(&tries);
     let wrong = tries.values().filter(|count| **count != 3).count();
     ensure!(
         wrong == 0 && tries.len() == KEYS,
@@ -154,10 +154,7 @@ pub(crate) async fn slow_key(kit: &Arc<Kit>) -> Checked {
         let slow_key = slow[0].key().cloned();
         bus.subscribe_stream(&target.stream, move |message, _| {
             let ledger = ledger.clone();
-            began
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .get_or_insert_with(Instant::now);
+            lock(&began).get_or_insert_with(Instant::now);
             let is_slow = message.key() == slow_key.as_ref();
             async move {
                 if is_slow {
@@ -168,7 +165,8 @@ pub(crate) async fn slow_key(kit: &Arc<Kit>) -> Checked {
             }
         })
     };
-    kit.reading(&target, subscription)
+    target
+        .reading(subscription)
         .concurrency(4)
         .ordered_by_key()
         .register()?;
@@ -176,7 +174,7 @@ pub(crate) async fn slow_key(kit: &Arc<Kit>) -> Checked {
     all.extend(others);
     kit.write_and_start(&bus, &all).await?;
     ledger.settled(kit.patience()).await;
-    let began = *began.lock().unwrap_or_else(|e| e.into_inner());
+    let began = *lock(&began);
     let took = began.map_or(Duration::MAX, |began| began.elapsed());
     kit.shutdown(&bus).await?;
     ledger.check(kit.exact_per_key())?;

@@ -11,9 +11,10 @@ use streams_core::{
 use tokio::time::Instant;
 
 use crate::failure::{Checked, ensure, fail};
-use crate::kit::{Kit, Target};
+use crate::kit::{Kit, Target, lease_of};
 use crate::layers::{Dedup, Log, Retry};
 use crate::ledger::{Budget, Ledger};
+use crate::lock::lock;
 
 pub(crate) async fn ack_blocks_redelivery(kit: &Arc<Kit>) -> Checked {
     let target = kit.target().await?;
@@ -23,7 +24,7 @@ pub(crate) async fn ack_blocks_redelivery(kit: &Arc<Kit>) -> Checked {
     let mut tap = kit.tap(&driver, &target).await?;
     let deliveries = tap.take(messages.len()).await?;
     let lease = match deliveries.first() {
-        Some(first) if kit.capabilities.leases => kit.lease_of(first)?,
+        Some(first) if kit.capabilities.leases => lease_of(first)?,
         _ => Duration::ZERO,
     };
     let ledger = Ledger::of(&messages);
@@ -103,7 +104,7 @@ pub(crate) async fn partial_batch_settle(kit: &Arc<Kit>) -> Checked {
     let mut tap = kit.tap(&driver, &target).await?;
     let mut deliveries = tap.take(ALL).await?;
     let lease = if kit.capabilities.leases {
-        kit.lease_of(&deliveries[0])?
+        lease_of(&deliveries[0])?
     } else {
         Duration::ZERO
     };
@@ -142,7 +143,7 @@ pub(crate) async fn retry_after_error(kit: &Arc<Kit>) -> Checked {
         bus.subscribe_stream(&target.stream, move |message, context| {
             let (ledger, attempts) = (ledger.clone(), attempts.clone());
             async move {
-                let mut attempts = attempts.lock().unwrap_or_else(|e| e.into_inner());
+                let mut attempts = lock(&attempts);
                 let attempts = attempts.entry(message.id().clone()).or_default();
                 attempts.push(context.attempt());
                 if attempts.len() <= 2 {
@@ -157,14 +158,12 @@ pub(crate) async fn retry_after_error(kit: &Arc<Kit>) -> Checked {
         })
     };
     let policy = FailurePolicy::default().backoff(Backoff::constant(Duration::from_millis(10)));
-    kit.reading(&target, subscription)
-        .on_failure(policy)
-        .register()?;
+    target.reading(subscription).on_failure(policy).register()?;
     kit.write_and_start(&bus, &messages).await?;
     ledger.settled(kit.patience()).await;
     kit.shutdown(&bus).await?;
     ledger.check(kit.exact_per_key())?;
-    let attempts = attempts.lock().unwrap_or_else(|e| e.into_inner());
+    let attempts = lock(&attempts);
     for (id, attempts) in &*attempts {
         ensure!(
             attempts == &[1, 2, 3],
@@ -194,27 +193,24 @@ pub(crate) async fn retry_delay(kit: &Arc<Kit>) -> Checked {
             let is_slow = *message.id() == slow;
             async move {
                 if is_slow {
-                    let mut tries = tries.lock().unwrap_or_else(|e| e.into_inner());
+                    let mut tries = lock(&tries);
                     tries.push(Instant::now());
                     if tries.len() == 1 {
                         return Outcome::retry_after(delay);
                     }
-                    others
-                        .lock()
-                        .unwrap_or_else(|e| e.into_inner())
-                        .get_or_insert(ledger.distinct());
+                    lock(&others).get_or_insert(ledger.distinct());
                 }
                 ledger.arrived(&message);
                 Outcome::Ack
             }
         })
     };
-    kit.reading(&target, subscription).register()?;
+    target.reading(subscription).register()?;
     kit.write_and_start(&bus, &messages).await?;
     ledger.settled(kit.patience() + delay).await;
     kit.shutdown(&bus).await?;
     ledger.check(Budget::ONCE)?;
-    let tries = tries.lock().unwrap_or_else(|e| e.into_inner());
+    let tries = lock(&tries);
     let [first, second] = tries[..] else {
         fail!(
             "the message to be retried was handled {} times, not twice",
@@ -226,10 +222,7 @@ pub(crate) async fn retry_delay(kit: &Arc<Kit>) -> Checked {
         waited + ROUNDING >= delay,
         "a retry after {delay:?} came after {waited:?}"
     );
-    let others = others
-        .lock()
-        .unwrap_or_else(|e| e.into_inner())
-        .unwrap_or_default();
+    let others = lock(&others).unwrap_or_default();
     ensure!(
         others == messages.len() - 1,
         "only {others} of {} other messages were handled during the {delay:?} of a delayed retry",
@@ -309,10 +302,10 @@ pub(crate) async fn batch_handler(kit: &Arc<Kit>) -> Checked {
         let (ledger, largest) = (ledger.clone(), largest.clone());
         bus.subscribe_batch(&target.stream, SIZE, move |batch| {
             {
-                let mut largest = largest.lock().unwrap_or_else(|e| e.into_inner());
+                let mut largest = lock(&largest);
                 *largest = batch.len().max(*largest);
             }
-            let mut failed = failed.lock().unwrap_or_else(|e| e.into_inner());
+            let mut failed = lock(&failed);
             let outcome = batch
                 .iter()
                 .map(|context| -> HandlerResult {
@@ -333,9 +326,7 @@ pub(crate) async fn batch_handler(kit: &Arc<Kit>) -> Checked {
         })
     };
     let policy = FailurePolicy::default().backoff(Backoff::constant(Duration::from_millis(10)));
-    kit.reading(&target, subscription)
-        .on_failure(policy)
-        .register()?;
+    target.reading(subscription).on_failure(policy).register()?;
     kit.write_and_start(&bus, &messages).await?;
     ledger.settled(kit.patience()).await;
     let mut tap = kit.tap(&driver, &dead).await?;
@@ -363,7 +354,7 @@ pub(crate) async fn batch_handler(kit: &Arc<Kit>) -> Checked {
         .await?;
     tap.close().await?;
     kit.shutdown(&bus).await?;
-    let largest = *largest.lock().unwrap_or_else(|e| e.into_inner());
+    let largest = *lock(&largest);
     ensure!(
         largest <= SIZE,
         "a batch handler of {SIZE} got {largest} messages"
@@ -400,7 +391,7 @@ pub(crate) async fn layers_wrap_batches(kit: &Arc<Kit>) -> Checked {
             .layer(Dedup)
             .layer(Retry(Duration::from_millis(10)))
             .layer(logs.outer.clone());
-        Ok(kit.reading(target, subscription).register()?)
+        Ok(target.reading(subscription).register()?)
     })
     .await?;
     let batch = layered(kit, count, |bus, target, handler, logs| {
@@ -417,7 +408,7 @@ pub(crate) async fn layers_wrap_batches(kit: &Arc<Kit>) -> Checked {
             .layer(Dedup)
             .layer(Retry(Duration::from_millis(10)))
             .layer(logs.outer.clone());
-        Ok(kit.reading(target, subscription).register()?)
+        Ok(target.reading(subscription).register()?)
     })
     .await?;
     ensure!(
@@ -435,12 +426,7 @@ struct FailsOnce {
 
 impl FailsOnce {
     fn handle(&self, message: &Message) -> HandlerResult {
-        if self
-            .failed
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .insert(message.id().clone())
-        {
+        if lock(&self.failed).insert(message.id().clone()) {
             return Err(Error::new(ErrorKind::Other, "the kit fails each message once").into());
         }
         self.ledger.arrived(message);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use streams_core::{
@@ -27,8 +27,8 @@ pub(crate) enum Fault {
     CleansHeaders,
     /// Data of the allowed size is cut at 4096 bytes.
     CutsData,
-    /// Times are cut to whole seconds.
-    CutsTime,
+    /// Times are a second off.
+    ShiftsTime,
     /// A batch that fails in part fails as a whole, says the error.
     BlamesAll,
     /// A batch that fails in part is confirmed.
@@ -137,7 +137,7 @@ fn is_poison(data: &[u8]) -> bool {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Broken {
@@ -232,7 +232,7 @@ impl Broken {
         let mut written = lock(&self.written);
         let count = written.entry(message.stream().clone()).or_default();
         *count += 1;
-        *count % 10 == 0
+        count.is_multiple_of(10)
     }
 
     /// The batch as it is really written.
@@ -264,9 +264,8 @@ impl Broken {
                 let data = message.data().slice(..message.data().len().min(4096));
                 vec![message.to_builder().data(data).build_received().unwrap()]
             }
-            Fault::CutsTime => {
-                let seconds = streams_core::unix_millis(message.time()) / 1000 * 1000;
-                let time = streams_core::from_unix_millis(seconds);
+            Fault::ShiftsTime => {
+                let time = message.time() - Duration::from_secs(1);
                 vec![message.to_builder().time(time).build_received().unwrap()]
             }
             Fault::DropsPoison if is_poison(message.data()) => vec![],
@@ -367,10 +366,10 @@ impl Reader for BrokenReader {
         match self.shared.fault {
             Fault::OneGroup if options.group.is_some() => options.group = Some("all".to_owned()),
             Fault::GroupPerMember if options.group.is_some() => {
-                options.group = Some(format!("member-{number}"))
+                options.group = Some(format!("member-{number}"));
             }
             Fault::IgnoresStart if options.start != StartFrom::Default => {
-                options.start = StartFrom::Earliest
+                options.start = StartFrom::Earliest;
             }
             Fault::StartsBehindPosition => {
                 if let StartFrom::Position(position) = &options.start {
