@@ -17,6 +17,13 @@ pub enum Outcome {
         /// The delay; `None` leaves it to the policy.
         after: Option<Duration>,
     },
+    /// Not now: hand it to the handler again after this long, without counting an attempt. For
+    /// layers that hold a message back for a reason of their own, such as an open circuit. A driver
+    /// that counts deliveries may still count one, where it is the driver that waits.
+    Postpone {
+        /// The delay.
+        after: Duration,
+    },
     /// Write it to the dead letters, then acknowledge it.
     DeadLetter {
         /// Why, for the person who looks into them.
@@ -32,6 +39,12 @@ impl Outcome {
         Self::DeadLetter {
             reason: reason.into(),
         }
+    }
+
+    /// [`Outcome::Postpone`] for this long.
+    #[must_use]
+    pub fn postpone(delay: Duration) -> Self {
+        Self::Postpone { after: delay }
     }
 
     /// [`Outcome::Retry`] after this long.

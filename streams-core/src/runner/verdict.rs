@@ -21,6 +21,7 @@ pub(crate) fn at_once(
     match result {
         Ok(Outcome::Ack) => Some(Verdict::Ack),
         Ok(Outcome::Release) => Some(Verdict::Release),
+        Ok(Outcome::Postpone { after }) => Some(Verdict::Postpone((*after).max(SHORTEST_RETRY))),
         Ok(Outcome::Retry { after }) => Some(retry(context, settings, *after)),
         Ok(Outcome::DeadLetter { .. }) => {
             let possible = policy.dead_letters && !context.message().stream().is_dead_letters();

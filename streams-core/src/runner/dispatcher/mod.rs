@@ -1,10 +1,17 @@
 //! The runner's state: what is in flight, what may run next, what is to be settled.
 //!
 //! Plain data without I/O, threads or clocks: every method is a step that a test can take.
+//!
+//! - [`lanes`]: what is handled in order.
+//! - [`loss`]: leases, lost partitions, and the end.
+
+mod lanes;
+mod loss;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
-use std::hash::BuildHasher;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,8 +24,8 @@ use super::settings::{Ordering, RunSettings};
 use crate::bus::Activity;
 use crate::handler::ContextParts;
 use crate::{
-    AckToken, Acknowledgement, Assignment, Capabilities, Delivery, Message, Metadata, SettleAction,
-    Settlement, TokenId,
+    AckToken, Acknowledgement, Capabilities, Delivery, Message, Metadata, SettleAction, Settlement,
+    TokenId,
 };
 
 /// Index of an entry; `NONE` for none.
@@ -64,6 +71,8 @@ pub(crate) enum Verdict {
     DeadLettered,
     /// Hand it to a handler again after this long.
     Retry(Duration),
+    /// As `Retry`, without an attempt having been made.
+    Postpone(Duration),
     /// Give it back to the driver.
     Release,
 }
@@ -287,18 +296,6 @@ impl Dispatcher {
         }
     }
 
-    fn lane_of(&self, message: &Message, id: TokenId) -> LaneKey {
-        let hash = match self.ordering {
-            Ordering::None => return NO_LANE,
-            Ordering::Stream => self.hasher.hash_one(id.partition),
-            Ordering::PerKey => match message.key() {
-                Some(key) => self.hasher.hash_one(key.as_bytes()),
-                None => return NO_LANE,
-            },
-        };
-        hash.max(1)
-    }
-
     /// Moves up to `max` messages that may run to `out`, for a worker that handles them one after
     /// another in this order. Those of one lane follow each other.
     pub(crate) fn take(&mut self, max: usize, worker: u16, out: &mut VecDeque<Work>) {
@@ -401,6 +398,10 @@ impl Dispatcher {
                 }
                 self.retry(done.index, delay, again, now);
             }
+            (Verdict::Postpone(delay), Some(again)) => {
+                entry.attempt -= 1;
+                self.retry(done.index, delay, again, now);
+            }
             (Verdict::Release, Some(again)) if self.cumulative => {
                 // There is nobody to give it to: the position is this reader's.
                 self.retry(done.index, RELEASE_DELAY, again, now);
@@ -409,7 +410,7 @@ impl Dispatcher {
                 self.counts.released += u64::from(self.stopping);
                 self.give_up_lane(done.index, SettleAction::Release);
             }
-            (Verdict::Retry(delay), None) => {
+            (Verdict::Retry(delay) | Verdict::Postpone(delay), None) => {
                 self.give_up_lane(done.index, SettleAction::Retry { after: Some(delay) });
             }
         }
@@ -467,113 +468,11 @@ impl Dispatcher {
         self.remove(index);
     }
 
-    /// Gives a message back to the driver, and with it all behind it in its lane, so that they come
-    /// again in their order. None of those is at a worker: it gives back what it has not started
-    /// before it reports a message that did not end well.
-    fn give_up_lane(&mut self, index: Index, action: SettleAction) {
-        self.push_settlement(index, action);
-        self.give_up_behind(index);
-        self.remove(index);
-    }
-
-    fn give_up_behind(&mut self, index: Index) {
-        let mut behind = Vec::new();
-        let mut next = self.entries[index as usize].next;
-        while next != NONE {
-            behind.push(next);
-            next = self.entries[next as usize].next;
-        }
-        for index in &behind {
-            self.push_settlement(*index, SettleAction::Release);
-        }
-        self.drop_many(behind);
-    }
-
     fn push_settlement(&mut self, index: Index, action: SettleAction) {
         let id = self.entries[index as usize].id;
         if !self.cumulative {
             let token = AckToken::new(id.partition, id.epoch, id.sequence);
             self.settlements.push(token.settle(action));
-        }
-    }
-
-    /// Takes an entry that is first of its lane, or in none, out; the next of the lane may run.
-    fn remove(&mut self, index: Index) {
-        let entry = self.entries.remove(index as usize);
-        self.bytes -= entry.size as usize;
-        if entry.lane == NO_LANE {
-            return;
-        }
-        let Some(lane) = self.lanes.get_mut(&entry.lane) else {
-            return;
-        };
-        debug_assert_eq!(lane.head, index, "only the first of a lane can be done");
-        if entry.next == NONE {
-            self.lanes.remove(&entry.lane);
-            return;
-        }
-        lane.head = entry.next;
-        let next = &mut self.entries[entry.next as usize];
-        if next.state == State::Queued {
-            next.state = State::Ready;
-            self.ready.push_back(entry.next);
-        }
-    }
-
-    /// Takes entries that are not at a worker out, wherever they are in their lanes.
-    fn drop_many(&mut self, gone: Vec<Index>) {
-        if gone.is_empty() {
-            return;
-        }
-        let gone: BTreeSet<Index> = gone.into_iter().collect();
-        let mut lanes = BTreeSet::new();
-        for index in &gone {
-            let entry = &self.entries[*index as usize];
-            self.waiting -= usize::from(entry.state == State::Waiting);
-            if entry.lane != NO_LANE {
-                // By first entry, not by hash: the same on every run.
-                lanes.insert((self.lanes[&entry.lane].head, entry.lane));
-            }
-        }
-        self.ready.retain(|index| !gone.contains(index));
-        for (head, key) in lanes {
-            self.relink(key, head, &gone);
-        }
-        for index in gone {
-            let entry = self.entries.remove(index as usize);
-            self.bytes -= entry.size as usize;
-        }
-    }
-
-    /// Closes the gaps that `gone` leave in a lane, and lets its new first run.
-    fn relink(&mut self, key: LaneKey, head: Index, gone: &BTreeSet<Index>) {
-        let mut kept = Vec::new();
-        let mut index = head;
-        while index != NONE {
-            if !gone.contains(&index) {
-                kept.push(index);
-            }
-            index = self.entries[index as usize].next;
-        }
-        let (Some(first), Some(last)) = (kept.first().copied(), kept.last().copied()) else {
-            self.lanes.remove(&key);
-            return;
-        };
-        for pair in kept.windows(2) {
-            self.entries[pair[0] as usize].next = pair[1];
-        }
-        self.entries[last as usize].next = NONE;
-        self.lanes.insert(
-            key,
-            Lane {
-                head: first,
-                tail: last,
-            },
-        );
-        let first_entry = &mut self.entries[first as usize];
-        if first_entry.state == State::Queued {
-            first_entry.state = State::Ready;
-            self.ready.push_back(first);
         }
     }
 
@@ -610,227 +509,7 @@ impl Dispatcher {
             out.append(&mut self.settlements);
         }
     }
-
-    /// The leases that end before `before`, to be extended; those held for longer than `longest`
-    /// are left to run out.
-    pub(crate) fn leases_ending(
-        &self,
-        before: Instant,
-        now: Instant,
-        longest: Duration,
-    ) -> Vec<TokenId> {
-        let held = |lease: &Lease| now.saturating_duration_since(lease.received);
-        self.entries
-            .iter()
-            .filter(|(_, entry)| !entry.orphan)
-            .filter_map(|(_, entry)| entry.lease.as_ref().map(|lease| (entry, lease)))
-            .filter(|(_, lease)| lease.until <= before && held(lease) <= longest)
-            .map(|(entry, _)| entry.id)
-            .collect()
-    }
-
-    /// How long the driver's leases are.
-    pub(crate) fn lease_length(&self) -> Duration {
-        self.longest_lease_seen
-    }
-
-    /// When the first lease ends.
-    pub(crate) fn first_lease_end(&self) -> Option<Instant> {
-        let live = self.entries.iter().filter(|(_, entry)| !entry.orphan);
-        live.filter_map(|(_, entry)| entry.lease.as_ref().map(|lease| lease.until))
-            .min()
-    }
-
-    /// Leases were extended.
-    pub(crate) fn extended(&mut self, ids: &[TokenId], until: Instant) {
-        let ids: BTreeSet<_> = ids.iter().collect();
-        for (_, entry) in &mut self.entries {
-            if let Some(lease) = &mut entry.lease
-                && ids.contains(&entry.id)
-            {
-                lease.until = until;
-            }
-        }
-    }
-
-    /// Deliveries whose lease has run out.
-    pub(crate) fn leases_ended(&self, now: Instant) -> Vec<TokenId> {
-        let live = self.entries.iter().filter(|(_, entry)| !entry.orphan);
-        live.filter(|(_, entry)| entry.lease.as_ref().is_some_and(|lease| lease.until <= now))
-            .map(|(_, entry)| entry.id)
-            .collect()
-    }
-
-    /// These deliveries are no longer ours. Returns the workers that hold some of them.
-    pub(crate) fn lose(&mut self, ids: &[TokenId]) -> Vec<(u16, Index)> {
-        let ids: BTreeSet<_> = ids.iter().copied().collect();
-        self.orphan(|entry| ids.contains(&entry.id))
-    }
-
-    /// Partitions are gone. Returns the workers that hold some of their messages.
-    pub(crate) fn lose_partitions(&mut self, gone: &[Assignment]) -> Vec<(u16, Index)> {
-        let hit = |entry: &Entry| is_of(entry.id, gone);
-        let workers = self.orphan(hit);
-        self.positions.forget(gone);
-        workers
-    }
-
-    /// The subscription was opened anew: nothing in flight can be settled any more. What runs may
-    /// finish; the rest will be delivered again.
-    pub(crate) fn lose_all(&mut self) {
-        self.orphan(|_| true);
-        self.positions.clear();
-        self.settlements.clear();
-    }
-
-    /// Stops starting messages of these partitions; returns how many are still in a handler.
-    pub(crate) fn hold_partitions(&mut self, going: &[Assignment]) -> usize {
-        let unstarted: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| is_of(entry.id, going) && entry.state != State::Running)
-            .map(|(index, _)| index as Index)
-            .collect();
-        self.drop_many(unstarted);
-        let of = |entry: &Entry| is_of(entry.id, going) && !entry.orphan;
-        self.entries.iter().filter(|(_, entry)| of(entry)).count()
-    }
-
-    fn orphan(&mut self, mut hit: impl FnMut(&Entry) -> bool) -> Vec<(u16, Index)> {
-        let mut workers = Vec::new();
-        let mut unstarted = Vec::new();
-        for (index, entry) in &mut self.entries {
-            if entry.orphan || !hit(entry) {
-                continue;
-            }
-            if entry.state == State::Running {
-                entry.orphan = true;
-                workers.push((entry.worker, index as Index));
-            } else {
-                unstarted.push(index as Index);
-            }
-        }
-        self.counts.lost += unstarted.len() as u64;
-        let behind = self.behind(&unstarted);
-        for index in &behind {
-            self.push_settlement(*index, SettleAction::Release);
-        }
-        unstarted.extend(behind);
-        self.drop_many(unstarted);
-        workers
-    }
-
-    /// What waits in a lane behind one of `lost`, which comes again: it goes back too, to come after
-    /// it. Positional drivers lose whole partitions, and with them whole lanes.
-    fn behind(&self, lost: &[Index]) -> Vec<Index> {
-        let mut behind = BTreeSet::new();
-        if !self.cumulative {
-            for index in lost {
-                let mut next = self.entries[*index as usize].next;
-                while next != NONE && behind.insert(next) {
-                    next = self.entries[next as usize].next;
-                }
-            }
-            for index in lost {
-                behind.remove(index);
-            }
-        }
-        behind.into_iter().collect()
-    }
-
-    /// Begins the shutdown: gives back everything that is not in a handler.
-    pub(crate) fn stop(&mut self, now: Instant) {
-        if self.stopping {
-            return;
-        }
-        self.stopping = true;
-        self.counts.in_flight_at_shutdown = self.entries.len() as u64;
-        let due: HashMap<Index, Instant> = self
-            .timers
-            .drain()
-            .filter(|Reverse((_, stamp, index))| {
-                let entry = self.entries.get(*index as usize);
-                entry.is_some_and(|e| e.state == State::Waiting && e.stamp == *stamp)
-            })
-            .map(|Reverse((due, _, index))| (index, due))
-            .collect();
-        let unstarted: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.state != State::Running)
-            .map(|(index, _)| index as Index)
-            .collect();
-        for index in unstarted.iter().copied() {
-            let left = due
-                .get(&index)
-                .map(|due| due.saturating_duration_since(now));
-            let backend_can =
-                left.is_some_and(|left| self.delayed_redelivery.is_some_and(|l| left <= l));
-            let action = if backend_can {
-                SettleAction::Retry { after: left }
-            } else {
-                SettleAction::Release
-            };
-            if left.is_some() {
-                self.counts.given_back_to_retry += 1;
-            } else {
-                self.counts.released += 1;
-            }
-            self.push_settlement(index, action);
-        }
-        self.drop_many(unstarted);
-    }
-
-    /// Everything in the slab, for tests of its invariants.
-    #[cfg(test)]
-    pub(crate) fn check(&self) {
-        let count = |state: State| {
-            self.entries
-                .iter()
-                .filter(|(_, e)| e.state == state)
-                .count()
-        };
-        assert_eq!(count(State::Running), self.running);
-        assert_eq!(count(State::Waiting), self.waiting);
-        assert_eq!(count(State::Ready), self.ready.len());
-        let bytes: usize = self.entries.iter().map(|(_, e)| e.size as usize).sum();
-        assert_eq!(bytes, self.bytes);
-        let mut in_lanes = 0;
-        for (key, lane) in &self.lanes {
-            let mut index = lane.head;
-            loop {
-                let entry = &self.entries[index as usize];
-                assert_eq!(entry.lane, *key);
-                assert!(
-                    index == lane.head || matches!(entry.state, State::Queued | State::Running)
-                );
-                in_lanes += 1;
-                if entry.next == NONE {
-                    assert_eq!(lane.tail, index);
-                    break;
-                }
-                index = entry.next;
-            }
-            assert_ne!(
-                self.entries[lane.head as usize].state,
-                State::Queued,
-                "a lane is stuck"
-            );
-        }
-        let laned = self
-            .entries
-            .iter()
-            .filter(|(_, e)| e.lane != NO_LANE)
-            .count();
-        assert_eq!(laned, in_lanes);
-    }
 }
 
 /// How long a released message of a positional driver waits before it is handled again.
 const RELEASE_DELAY: Duration = Duration::from_millis(100);
-
-fn is_of(id: TokenId, assignments: &[Assignment]) -> bool {
-    assignments
-        .iter()
-        .any(|a| a.partition == id.partition && a.epoch == id.epoch)
-}

@@ -3,6 +3,10 @@
 //! It fetches while there is room, settles what is done, keeps leases up, lets retries come due,
 //! opens the subscription anew when it fails, and carries out the shutdown.
 
+mod leases;
+mod settle;
+mod shutdown;
+
 use std::future::poll_fn;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -13,26 +17,19 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use super::dispatcher::Dispatcher;
 use super::shared::{FetcherWaits, Shared};
 use crate::{
-    Assignment, Capabilities, Delivery, Error, ErrorKind, ReadOptions, Reader, Received, Result,
-    SettleReport, Settlement, Subscription,
+    Assignment, Capabilities, Delivery, Error, ReadOptions, Reader, Received, Result, Settlement,
+    Subscription,
 };
 
 /// Most messages asked for at once.
 const MAX_FETCH: usize = 256;
-/// As many settlements are sent without waiting for more.
-const SETTLE_AT: usize = 256;
 /// When fetching has stopped for want of room, it goes on with this share of the limit free.
 const ROOM_SHARE: usize = 4;
 /// How long a message may wait behind a handler that blocks its thread.
 const STUCK_AFTER: Duration = Duration::from_millis(5);
-/// What handlers cancelled at the shutdown deadline have to end by themselves.
-const CANCEL_GRACE: Duration = Duration::from_millis(20);
-/// When settling has failed during the shutdown: the pause before it is tried again.
-const SETTLE_AGAIN: Duration = Duration::from_millis(100);
-/// How long a subscription that is being given up may take to close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Fetcher {
     pub(crate) shared: Arc<Shared>,
@@ -174,11 +171,7 @@ impl Fetcher {
         woken
     }
 
-    fn next_time(
-        &self,
-        dispatcher: &super::dispatcher::Dispatcher,
-        fetch: bool,
-    ) -> Option<Instant> {
+    fn next_time(&self, dispatcher: &Dispatcher, fetch: bool) -> Option<Instant> {
         let retry = if fetch { dispatcher.next_retry() } else { None };
         [
             retry,
@@ -308,81 +301,6 @@ impl Fetcher {
         }
     }
 
-    /// Sends settlements: at once where the driver can without waiting, else when there are many,
-    /// when they have waited long enough, when nothing is left to wait for, or when `all` says so.
-    async fn settle(&mut self, now: Instant, all: bool) -> Result<()> {
-        let idle = {
-            let mut pool = self.shared.lock();
-            pool.dispatcher.take_settlements(&mut self.settlements);
-            pool.dispatcher.in_flight() == 0
-        };
-        if self.settlements.is_empty() {
-            self.times.settle = None;
-            return Ok(());
-        }
-        if !all && self.times.settle_again.is_some_and(|again| again > now) {
-            self.times.settle = self.times.settle_again;
-            return Ok(());
-        }
-        if let Some(result) = self.subscription.try_settle(&mut self.settlements) {
-            return self.settled(result, now).await;
-        }
-        let due = *self
-            .times
-            .settle
-            .get_or_insert(now + self.shared.settings.settle_linger);
-        if all || idle || due <= now || self.settlements.len() >= SETTLE_AT {
-            let result = self.subscription.settle(&mut self.settlements).await;
-            return self.settled(result, now).await;
-        }
-        Ok(())
-    }
-
-    async fn settled(&mut self, result: Result<SettleReport>, now: Instant) -> Result<()> {
-        match result {
-            Ok(report) => {
-                self.times.settle = None;
-                self.times.settle_again = None;
-                self.times.settle_failures = 0;
-                if !report.lost.is_empty() {
-                    tracing::warn!(
-                        stream = %self.options.stream, lost = report.lost.len(),
-                        "settled too late: the messages are delivered again"
-                    );
-                    self.shared.lock().dispatcher.counts.lost += report.lost.len() as u64;
-                }
-                // A driver that leaves some without an error gets them again a little later.
-                if !self.settlements.is_empty() {
-                    self.times.settle = Some(
-                        now + self
-                            .shared
-                            .settings
-                            .settle_linger
-                            .max(Duration::from_millis(1)),
-                    );
-                    self.times.settle_again = self.times.settle;
-                }
-                Ok(())
-            }
-            Err(error) if error.is_retryable() && self.times.settle_failures < 5 => {
-                self.times.settle_failures += 1;
-                let delay = self
-                    .shared
-                    .settings
-                    .reconnect
-                    .delay(self.times.settle_failures);
-                tracing::warn!(
-                    stream = %self.options.stream, error = %error, ?delay,
-                    "settling failed; trying again"
-                );
-                self.times.settle_again = Some(now + delay);
-                self.times.settle = self.times.settle_again;
-                Ok(())
-            }
-            Err(error) => self.reconnect(error).await,
-        }
-    }
-
     /// Looks for messages that wait behind a handler that blocks its thread, and has other workers
     /// take them.
     fn unstick(&mut self, now: Instant) {
@@ -403,53 +321,6 @@ impl Fetcher {
         self.times.watched_taken = pool.taken;
         self.times.watch = (ready || !hostages.is_empty()).then(|| now + STUCK_AFTER);
         self.times.watched = hostages;
-    }
-
-    fn plan_heartbeat(&mut self, now: Instant) {
-        let end = self.shared.lock().dispatcher.first_lease_end();
-        // A third of what is left, so that two heartbeats may fail before the lease is lost.
-        self.times.heartbeat = end.map(|end| now + end.saturating_duration_since(now) / 3);
-    }
-
-    /// Extends the leases of what is in flight; tells handlers whose lease is lost.
-    async fn keep_leases(&mut self, now: Instant) {
-        if self.times.heartbeat.is_none_or(|heartbeat| heartbeat > now) {
-            return;
-        }
-        let ended = {
-            let mut pool = self.shared.lock();
-            let ended = pool.dispatcher.leases_ended(now);
-            let lost = pool.dispatcher.lose(&ended);
-            (ended, lost)
-        };
-        self.shared.cancel(&ended.1);
-        if !ended.0.is_empty() {
-            tracing::warn!(stream = %self.options.stream, lost = ended.0.len(), "leases ran out");
-        }
-        let longest = self.shared.settings.longest_lease;
-        let (length, ids) = {
-            let dispatcher = &self.shared.lock().dispatcher;
-            let length = dispatcher.lease_length();
-            (length, dispatcher.leases_ending(now + length, now, longest))
-        };
-        if !ids.is_empty() {
-            match self.subscription.extend(&ids, length).await {
-                Ok(report) => {
-                    let mut pool = self.shared.lock();
-                    pool.dispatcher.extended(&ids, now + length);
-                    let lost = pool.dispatcher.lose(&report.lost);
-                    drop(pool);
-                    self.shared.cancel(&lost);
-                }
-                Err(error) => tracing::warn!(
-                    stream = %self.options.stream, error = %error, "leases cannot be extended"
-                ),
-            }
-        }
-        self.plan_heartbeat(Instant::now());
-        // Leases at their longest are only waited for, without asking again and again.
-        let soon = Instant::now() + Duration::from_millis(1);
-        self.times.heartbeat = self.times.heartbeat.map(|at| at.max(soon));
     }
 
     /// Opens the subscription anew, with backoff, until it works, the shutdown comes, or the error
@@ -495,106 +366,6 @@ impl Fetcher {
             }
         }
     }
-
-    /// Shuts down in order; see [`Bus::shutdown`](crate::Bus::shutdown).
-    async fn shut_down(&mut self, sleep: &mut Pin<Box<Sleep>>) {
-        let deadline = (*self.stop.borrow()).unwrap_or_else(Instant::now);
-        self.shared.stop(Instant::now());
-        let _ = self.settle_or_drop(deadline).await;
-        self.finish_running(deadline, sleep).await;
-        if self.shared.lock().dispatcher.running() > 0 {
-            self.shared.cancel_all();
-            self.finish_running(Instant::now() + CANCEL_GRACE, sleep)
-                .await;
-            self.shared.abort();
-        }
-        let _ = self.settle_or_drop(deadline).await;
-        let patience = patience(deadline);
-        match timeout(patience, self.subscription.close()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(stream = %self.options.stream, error = %error, "the subscription did not close cleanly");
-            }
-            Err(_) => {
-                tracing::warn!(stream = %self.options.stream, ?patience, "closing the subscription took too long");
-            }
-        }
-        self.changed.notify_waiters();
-    }
-
-    /// Waits for running handlers until `end`, settling what they finish.
-    async fn finish_running(&mut self, end: Instant, sleep: &mut Pin<Box<Sleep>>) {
-        loop {
-            let now = Instant::now();
-            if self.shared.lock().dispatcher.running() == 0 || now >= end {
-                return;
-            }
-            let _ = self.settle_or_drop(end).await;
-            self.keep_leases(now).await;
-            let until = {
-                let mut pool = self.shared.lock();
-                if pool.dispatcher.running() == 0 {
-                    return;
-                }
-                let until = [Some(end), self.times.heartbeat, self.times.settle]
-                    .into_iter()
-                    .flatten()
-                    .min();
-                pool.fetcher_waits = FetcherWaits {
-                    asleep: true,
-                    settlements: self.times.settle.is_none(),
-                    room: None,
-                    until: None,
-                    drain: true,
-                };
-                until
-            };
-            if let Some(until) = until {
-                sleep.as_mut().reset(until.max(now));
-            }
-            tokio::select! {
-                () = self.shared.fetcher.notified() => {}
-                () = sleep.as_mut() => {}
-            }
-            self.shared.lock().fetcher_waits = FetcherWaits::default();
-        }
-    }
-
-    /// Settles everything, within the time there is. What cannot be settled is delivered again.
-    async fn settle_or_drop(&mut self, deadline: Instant) -> Result<()> {
-        self.shared
-            .lock()
-            .dispatcher
-            .take_settlements(&mut self.settlements);
-        if self.settlements.is_empty() {
-            return Ok(());
-        }
-        let result = match self.subscription.try_settle(&mut self.settlements) {
-            Some(result) => result,
-            None => match timeout(
-                patience(deadline),
-                self.subscription.settle(&mut self.settlements),
-            )
-            .await
-            {
-                Ok(result) => result,
-                Err(_) => Err(Error::new(ErrorKind::Timeout, "settling took too long")),
-            },
-        };
-        // What failed is tried once more a little later, if there is still something to wait for.
-        let left = !self.settlements.is_empty();
-        self.times.settle = left.then(|| Instant::now() + SETTLE_AGAIN);
-        match result {
-            Ok(report) => {
-                self.shared.lock().dispatcher.counts.lost += report.lost.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                tracing::warn!(stream = %self.options.stream, error = %error, "settling failed during shutdown");
-                Err(error)
-            }
-        }
-    }
 }
 
 async fn receive(
@@ -606,13 +377,6 @@ async fn receive(
         Some(max) => subscription.receive(max, buffer).await,
         None => poll_fn(|_| Poll::Pending).await,
     }
-}
-
-/// At least a moment, so that a deadline gone by does not lose what a healthy backend would take.
-fn patience(deadline: Instant) -> Duration {
-    deadline
-        .saturating_duration_since(Instant::now())
-        .clamp(Duration::from_secs(1), CLOSE_TIMEOUT)
 }
 
 /// The error of a subscription that ended by itself, to be taken once.
