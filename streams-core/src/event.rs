@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Codec, Headers, Json, Key, Message, Protobuf, Result, codec};
+use crate::{Codec, Headers, Json, Key, Message, Protobuf, Result, StreamName, codec};
 
 /// A fact that happened, as a Rust type that can be published and subscribed to.
 ///
@@ -146,6 +146,14 @@ impl<E> Schema<E> {
     #[must_use]
     pub fn declared_stream(&self) -> Option<&str> {
         self.stream.as_deref()
+    }
+
+    /// The stream it declares, as a name.
+    pub(crate) fn declared_name(&self) -> Option<Result<StreamName>> {
+        self.stream.as_ref().map(|stream| match stream {
+            Cow::Borrowed(known) => StreamName::from_static(known),
+            Cow::Owned(text) => StreamName::new(text),
+        })
     }
 
     /// The version of its form.

@@ -1,13 +1,14 @@
 //! Message keys.
 
 use std::fmt;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 
 /// What messages of one entity share: they go to the same partition and are handled in order.
 ///
-/// Any bytes; the empty key is a key. Up to 24 bytes are held in place, without an allocation.
+/// Any bytes; the empty key is a key. Up to 20 bytes are held in place, without an allocation.
 ///
 /// ```
 /// use streams_core::Key;
@@ -21,8 +22,8 @@ pub struct Key(Repr);
 
 #[derive(Clone)]
 enum Repr {
-    Inline(ArrayVec<u8, 24>),
-    Shared(Bytes),
+    Inline(ArrayVec<u8, 20>),
+    Shared(Arc<[u8]>),
 }
 
 impl Key {
@@ -62,7 +63,7 @@ impl Key {
 
 /// Collects a key's text in place for as long as it fits.
 enum Text {
-    Inline(ArrayVec<u8, 24>),
+    Inline(ArrayVec<u8, 20>),
     Heap(Vec<u8>),
 }
 
@@ -84,17 +85,14 @@ impl From<&[u8]> for Key {
     fn from(bytes: &[u8]) -> Self {
         Self(match ArrayVec::try_from(bytes) {
             Ok(inline) => Repr::Inline(inline),
-            Err(_) => Repr::Shared(Bytes::copy_from_slice(bytes)),
+            Err(_) => Repr::Shared(bytes.into()),
         })
     }
 }
 
 impl From<Bytes> for Key {
     fn from(bytes: Bytes) -> Self {
-        match ArrayVec::try_from(&bytes[..]) {
-            Ok(inline) => Self(Repr::Inline(inline)),
-            Err(_) => Self(Repr::Shared(bytes)),
-        }
+        Self::from(&bytes[..])
     }
 }
 
@@ -112,7 +110,7 @@ impl From<&String> for Key {
 
 impl From<String> for Key {
     fn from(text: String) -> Self {
-        Bytes::from(text).into()
+        text.as_bytes().into()
     }
 }
 
@@ -145,7 +143,7 @@ mod tests {
 
     #[test]
     fn inline_and_shared_keys_are_equal_by_bytes() {
-        for length in [0, 1, 24, 25, 1000] {
+        for length in [0, 1, 20, 21, 1000] {
             let text = "k".repeat(length);
             assert_eq!(Key::from(&text), Key::from(text.clone()));
             assert_eq!(Key::from(&text).as_bytes(), text.as_bytes());

@@ -1,8 +1,9 @@
 //! Stream and group names, content types.
 
+use std::cmp::Ordering;
 use std::fmt;
-
-use bytestring::ByteString;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -21,24 +22,44 @@ pub const DEAD_LETTER_SUFFIX: &str = ".dlq";
 /// assert!(StreamName::new("user created").is_err());
 /// # Ok::<(), streams_core::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct StreamName(ByteString);
+#[derive(Clone)]
+pub struct StreamName(Name);
+
+/// A message has a name and a content type each: they are kept small, and a clone of a name known at
+/// compile time touches no counter that other threads share.
+#[derive(Clone)]
+enum Name {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
 
 impl StreamName {
     /// A stream's name.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidMessage`] when the name is empty, too long or has a forbidden character.
-    pub fn new(name: impl Into<ByteString>) -> Result<Self> {
-        let name = name.into();
-        check_name("stream name", &name)?;
-        Ok(Self(name))
+    pub fn new(name: impl AsRef<str>) -> Result<Self> {
+        let name = name.as_ref();
+        check_name("stream name", name)?;
+        Ok(Self(Name::Shared(name.into())))
+    }
+
+    /// A stream's name that is known at compile time: it needs no allocation.
+    ///
+    /// # Errors
+    /// As [`StreamName::new`].
+    pub fn from_static(name: &'static str) -> Result<Self> {
+        check_name("stream name", name)?;
+        Ok(Self(Name::Static(name)))
     }
 
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Name::Static(name) => name,
+            Name::Shared(name) => name,
+        }
     }
 
     /// The stream of this one's dead letters: the name with `.dlq` behind it.
@@ -52,13 +73,40 @@ impl StreamName {
     /// Whether this stream holds dead letters.
     #[must_use]
     pub fn is_dead_letters(&self) -> bool {
-        self.0.ends_with(DEAD_LETTER_SUFFIX)
+        self.as_str().ends_with(DEAD_LETTER_SUFFIX)
+    }
+}
+
+impl PartialEq for StreamName {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for StreamName {}
+
+impl PartialOrd for StreamName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for StreamName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Hash for StreamName {
+    /// As that of the text, which it can be looked up by.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
     }
 }
 
 impl fmt::Display for StreamName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -127,7 +175,7 @@ impl IntoStreamName for String {
 
 impl IntoStreamName for &String {
     fn into_stream_name(self) -> Result<StreamName> {
-        StreamName::new(self.as_str())
+        StreamName::new(self)
     }
 }
 
@@ -162,35 +210,72 @@ pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
 /// // Parameters and case do not matter when a codec is chosen.
 /// assert!(ContentType::new("Application/JSON; charset=utf-8").is("application/json"));
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct ContentType(ByteString);
+#[derive(Clone)]
+pub struct ContentType(Known);
+
+#[derive(Clone)]
+enum Known {
+    Json,
+    Protobuf,
+    Bytes,
+    /// Boxed twice to be as small as the others.
+    Other(Arc<Box<str>>),
+}
+
+const JSON: &str = "application/json";
+const PROTOBUF: &str = "application/x-google-protobuf";
+const BYTES: &str = "application/octet-stream";
 
 impl ContentType {
     /// `application/json`.
-    pub const JSON: Self = Self(ByteString::from_static("application/json"));
+    pub const JSON: Self = Self(Known::Json);
     /// `application/x-google-protobuf`, the name the Go services use.
-    pub const PROTOBUF: Self = Self(ByteString::from_static("application/x-google-protobuf"));
+    pub const PROTOBUF: Self = Self(Known::Protobuf);
     /// `application/octet-stream`: bytes of no declared form. What a message has if nothing is set.
-    pub const BYTES: Self = Self(ByteString::from_static("application/octet-stream"));
+    pub const BYTES: Self = Self(Known::Bytes);
 
     /// Any other type.
-    pub fn new(text: impl Into<ByteString>) -> Self {
-        Self(text.into())
+    pub fn new(text: impl AsRef<str>) -> Self {
+        Self(match text.as_ref() {
+            JSON => Known::Json,
+            PROTOBUF => Known::Protobuf,
+            BYTES => Known::Bytes,
+            other => Known::Other(Arc::new(other.into())),
+        })
     }
 
     /// The type as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Known::Json => JSON,
+            Known::Protobuf => PROTOBUF,
+            Known::Bytes => BYTES,
+            Known::Other(text) => text,
+        }
     }
 
     /// Whether this is `other`, parameters and case aside.
     #[must_use]
     pub fn is(&self, other: &str) -> bool {
         let essence = |text: &str| text.split(';').next().unwrap_or("").trim().len();
-        let (a, b) = (self.0.trim_start(), other.trim_start());
+        let (a, b) = (self.as_str().trim_start(), other.trim_start());
         let (a, b) = (&a[..essence(a)], &b[..essence(b)]);
         a.eq_ignore_ascii_case(b)
+    }
+}
+
+impl PartialEq for ContentType {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for ContentType {}
+
+impl Hash for ContentType {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
     }
 }
 
@@ -202,7 +287,7 @@ impl Default for ContentType {
 
 impl fmt::Display for ContentType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -212,15 +297,15 @@ impl fmt::Debug for ContentType {
     }
 }
 
-impl From<&'static str> for ContentType {
-    fn from(text: &'static str) -> Self {
-        Self(ByteString::from_static(text))
+impl From<&str> for ContentType {
+    fn from(text: &str) -> Self {
+        Self::new(text)
     }
 }
 
 impl From<String> for ContentType {
     fn from(text: String) -> Self {
-        Self(text.into())
+        Self::new(text)
     }
 }
 

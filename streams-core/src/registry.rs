@@ -75,14 +75,14 @@ impl EventRegistry {
     /// - [`ErrorKind::Conflict`] when it is registered under another stream.
     pub fn register<E: Event>(&self) -> Result<()> {
         let schema = E::schema();
-        let Some(stream) = schema.declared_stream().map(str::to_owned) else {
+        let Some(stream) = schema.declared_name() else {
             return Err(Error::invalid_config(format!(
                 "the event `{}` declares no stream; add `#[event(stream = \"...\")]` or register it \
                  with `register_to`",
                 schema.name()
             )));
         };
-        self.insert(schema, stream.into_stream_name()?)
+        self.insert(schema, stream?)
     }
 
     /// Registers an event under a stream of the caller's choice. Doing so again is `Ok`.

@@ -8,13 +8,12 @@ use streams_core::{
 };
 
 use crate::Chanbuf;
+use crate::group::MOST_UNSETTLED;
 
 pub(crate) const DRIVER: &str = "chanbuf";
 
-/// Most messages a stream can be set to hold for one group: a delivery's token has room for as many.
-const MOST_CAPACITY: usize = 1 << 20;
-
-/// What a writer does when a stream is full.
+/// What a writer does when a stream is full. Dead letters are always refused then: nobody may be
+/// reading them, and a handler that waited would hold up its own stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Full {
     /// Waits for room: backpressure. The default.
@@ -134,8 +133,9 @@ impl ChanbufBuilder {
         self
     }
 
-    /// Sets how many messages a `.dlq` stream keeps while no group reads it; the default is 10,000.
-    /// Past that, dead letters are refused and what they stand for stays unacknowledged.
+    /// Sets how many messages a `.dlq` stream holds, in place of `capacity`; the default is 10,000.
+    /// They stay until a group has read them; a reader without a group only looks. Past that, dead
+    /// letters are refused and what they stand for stays unacknowledged.
     pub fn dead_letter_capacity(mut self, messages: usize) -> Self {
         self.config.dead_letter_capacity = messages;
         self
@@ -184,12 +184,17 @@ impl ChanbufBuilder {
         if config.capacity == 0 {
             return bad("the capacity is 0, so nothing could be written; use 1 or more");
         }
-        if config.capacity > MOST_CAPACITY {
+        if config.capacity > MOST_UNSETTLED {
             return bad("the capacity is above 1,048,576 messages; use less");
         }
         if config.dead_letter_capacity == 0 {
             return bad(
                 "the capacity for dead letters is 0, so none could be written; use 1 or more",
+            );
+        }
+        if config.delayed_capacity == 0 {
+            return bad(
+                "the capacity for scheduled messages is 0, so none could be; use 1 or more",
             );
         }
         if config.lease.is_some_and(|lease| lease.is_zero()) {

@@ -1,6 +1,6 @@
 //! A consumer group: its position in the log, what it has given out, and what comes again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,19 @@ use streams_core::{AckToken, Delivery, Message, SettleAction, TokenId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::pending::{Held, KeyHash, Pending, Place};
 use crate::stream::Log;
 
-/// How many messages are set aside behind busy keys before the group looks no further.
-const LOOK_AHEAD: usize = 1024;
 /// Lower bits of a token's epoch: tells deliveries apart that use the same slot.
 const SERIAL_BITS: u32 = 12;
+/// Most deliveries that can be unsettled at once: the slot takes the upper bits.
+pub(crate) const MOST_UNSETTLED: usize = 1 << (u32::BITS - SERIAL_BITS);
+/// Timers are no more exact than this.
+const TICK: Duration = Duration::from_millis(1);
+/// Times further off than the clock reaches are this far off.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-pub(crate) type MemberId = u32;
+pub(crate) type MemberId = u64;
 
 pub(crate) struct Group {
     /// `None` for a reader without a group.
@@ -26,44 +31,71 @@ pub(crate) struct Group {
     /// The offset of the next message to give out for the first time.
     pub(crate) cursor: u64,
     unsettled: Slab<Unsettled>,
-    /// To be given out before anything from the log: what comes again, and what was set aside behind
-    /// a busy key.
-    pending: BTreeMap<u64, Pending>,
-    pub(crate) members: Vec<Member>,
+    /// To be given out before anything from the log.
+    pending: Pending,
+    /// By id.
+    members: Vec<Member>,
+    /// Members that wait and are not woken yet, the one that has waited longest first.
+    idle: VecDeque<MemberId>,
     /// Which member holds messages of a key. Kept only while there are several members.
-    owners: Option<HashMap<u64, Owner, RandomState>>,
+    owners: Option<HashMap<KeyHash, Owner, RandomState>>,
     hasher: RandomState,
-    /// Ends of leases: time, slot, serial. Entries whose delivery was settled or extended are stale.
-    leases: BTreeSet<(Instant, usize, u32)>,
+    /// Ends of leases, with the slot of the delivery.
+    leases: BTreeSet<(Instant, usize)>,
     serial: u32,
 }
 
-pub(crate) struct Member {
-    pub(crate) id: MemberId,
-    pub(crate) wake: Arc<Notify>,
-    /// Waits to be woken. Set and cleared under the stream's lock.
-    pub(crate) waiting: bool,
+struct Member {
+    id: MemberId,
+    wake: Arc<Notify>,
+    state: MemberState,
+    /// Has taken something since it last let others go first.
+    served: bool,
+}
+
+/// What a member does. It changes under the stream's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MemberState {
+    /// Has joined and not asked yet.
+    Joined,
+    /// Handles what it has, or whatever it does.
+    Busy,
+    /// Waits to be woken, and looks by itself at this time.
+    Waits { until: Option<Instant> },
+    /// Is about to look.
+    Woken,
 }
 
 struct Unsettled {
     message: Message,
     offset: u64,
     attempts: u32,
-    member: MemberId,
     serial: u32,
+    member: MemberId,
     until: Option<Instant>,
-}
-
-struct Pending {
-    message: Message,
-    /// Earlier deliveries.
-    attempts: u32,
-    not_before: Option<Instant>,
 }
 
 struct Owner {
     member: MemberId,
     count: u32,
+}
+
+/// Who takes, and how much.
+pub(crate) struct Ask {
+    pub(crate) member: MemberId,
+    pub(crate) max: usize,
+    pub(crate) lease: Option<Duration>,
+    /// Others have been let go first.
+    pub(crate) gave_way: bool,
+}
+
+/// What came of asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    Some,
+    None,
+    /// There may be something, which others are about to ask for, who have had nothing yet.
+    GiveWay,
 }
 
 /// The end of a settlement.
@@ -80,8 +112,9 @@ impl Group {
             name: name.map(str::to_owned),
             cursor,
             unsettled: Slab::new(),
-            pending: BTreeMap::new(),
+            pending: Pending::default(),
             members: Vec::new(),
+            idle: VecDeque::new(),
             owners: None,
             hasher: RandomState::default(),
             leases: BTreeSet::new(),
@@ -99,47 +132,47 @@ impl Group {
     }
 
     /// Messages set aside or coming again: those that can be given out now, and the others.
-    pub(crate) fn pending_counts(&self, now: Instant) -> (usize, usize) {
-        let mut blocked = BTreeSet::new();
-        let mut ready = 0;
-        for pending in self.pending.values() {
-            let key = self.key(&pending.message);
-            let owned =
-                key.is_some_and(|key| self.owners.as_ref().is_some_and(|o| o.contains_key(&key)));
-            let due = pending.not_before.is_none_or(|at| at <= now);
-            if due && !owned && key.is_none_or(|key| !blocked.contains(&key)) {
-                ready += 1;
-            } else {
-                blocked.extend(key);
-            }
-        }
+    pub(crate) fn pending_counts(&mut self) -> (usize, usize) {
+        self.expire();
+        self.fire(Instant::now());
+        let ready = self.pending.ready();
         (ready, self.pending.len() - ready)
+    }
+
+    pub(crate) fn has_members(&self) -> bool {
+        !self.members.is_empty()
     }
 
     pub(crate) fn join(&mut self, id: MemberId, wake: Arc<Notify>) {
         self.members.push(Member {
             id,
             wake,
-            waiting: false,
+            state: MemberState::Joined,
+            served: false,
         });
         if self.members.len() == 2 {
-            let mut owners: HashMap<_, Owner, _> = HashMap::default();
-            for (_, unsettled) in &self.unsettled {
-                if let Some(key) = self.key(&unsettled.message) {
-                    let member = unsettled.member;
-                    owners
-                        .entry(key)
-                        .or_insert(Owner { member, count: 0 })
-                        .count += 1;
-                }
-            }
-            self.owners = Some(owners);
+            self.track_keys();
         }
+    }
+
+    /// From now on it matters who holds which keys.
+    fn track_keys(&mut self) {
+        let mut owners: HashMap<_, Owner, _> = HashMap::default();
+        for (_, unsettled) in &self.unsettled {
+            if let Some(key) = self.hash(&unsettled.message) {
+                let member = unsettled.member;
+                let owner = owners.entry(key).or_insert(Owner { member, count: 0 });
+                owner.count += 1;
+            }
+        }
+        self.pending.reassign(|key| holder(Some(&owners), key));
+        self.owners = Some(owners);
     }
 
     /// A member goes: what it has not settled comes again.
     pub(crate) fn leave(&mut self, id: MemberId) {
         self.members.retain(|member| member.id != id);
+        self.idle.retain(|member| *member != id);
         let its: Vec<_> = self
             .unsettled
             .iter()
@@ -149,165 +182,168 @@ impl Group {
         for slot in its {
             self.again(slot, None, true);
         }
-        if self.members.len() < 2 {
-            self.owners = None;
+        if self.members.len() < 2 && self.owners.take().is_some() {
+            self.pending.reassign(|_| None);
         }
         self.wake(usize::MAX);
     }
 
-    /// Gives out up to `max` messages to a member.
+    /// Gives out up to `max` messages to a member, from `pending` and then from the log.
     pub(crate) fn take(
         &mut self,
         log: &mut Log,
         only_reader: bool,
-        member: MemberId,
-        max: usize,
-        lease: Option<Duration>,
+        ask: &Ask,
         out: &mut Vec<Delivery>,
-    ) {
+    ) -> Taken {
         let before = out.len();
-        if self.pending.is_empty() && self.owners.is_none() {
-            let until = lease.map(|lease| Instant::now() + lease);
-            let count = max.min(usize::try_from(log.end() - self.cursor).unwrap_or(usize::MAX));
+        let room = MOST_UNSETTLED.saturating_sub(self.unsettled.len());
+        let max = ask.max.min(room);
+        if self.owners.is_none() && self.pending.is_empty() {
+            let until = ask.lease.map(|lease| later(Instant::now(), lease));
+            let count = max.min(self.unread(log));
             out.reserve(count);
             for _ in 0..count {
                 let Some(message) = log.read(self.cursor, only_reader) else {
                     break;
                 };
-                self.deliver(message, self.cursor, 1, member, until, out);
+                self.deliver(message, None, self.cursor, 1, ask.member, until, out);
                 self.cursor += 1;
             }
         } else {
             let now = Instant::now();
-            let until = lease.map(|lease| now + lease);
-            // Leave the others that wait for work their part of it.
-            let others = self
-                .members
-                .iter()
-                .filter(|m| m.waiting && m.id != member)
-                .count();
-            let there =
-                self.pending.len() + usize::try_from(log.end() - self.cursor).unwrap_or(usize::MAX);
+            self.fire(now);
+            let there = self.pending.due() + self.unread(log);
+            let (others, gives_way) = self.others(ask);
+            if gives_way && there > 0 {
+                self.set_busy(ask.member, true);
+                self.wake(1);
+                return Taken::GiveWay;
+            }
+            // Leave the others that are about to ask their part.
             let max = max.min(there.div_ceil(others + 1));
-            self.take_in_key_order(log, only_reader, member, max, now, until, out);
+            self.take_in_key_order(log, only_reader, ask, max, now, out);
         }
-        if out.len() - before > 0 && (self.cursor < log.end() || !self.pending.is_empty()) {
+        let taken = out.len() > before;
+        self.set_busy(ask.member, taken);
+        if !taken {
+            return Taken::None;
+        }
+        if self.cursor < log.end() || self.pending.is_ready() {
             self.wake(1);
         }
+        Taken::Some
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn take_in_key_order(
         &mut self,
         log: &mut Log,
         only_reader: bool,
-        member: MemberId,
+        ask: &Ask,
         max: usize,
         now: Instant,
-        until: Option<Instant>,
         out: &mut Vec<Delivery>,
     ) {
+        let member = ask.member;
+        let until = ask.lease.map(|lease| later(now, lease));
         let mut taken = 0;
-        // Keys of which an earlier message is not given out: later ones wait behind it.
-        let mut blocked = BTreeSet::new();
-        let mut offsets = Vec::new();
-        for (offset, pending) in &self.pending {
-            if taken == max {
-                break;
-            }
-            let key = self.key(&pending.message);
-            if key.is_some_and(|key| blocked.contains(&key)) {
-                continue;
-            }
-            let due = pending.not_before.is_none_or(|at| at <= now);
-            if due && key.is_none_or(|key| self.may_have(key, member)) {
-                offsets.push(*offset);
-                taken += 1;
-            } else {
-                blocked.extend(key);
-            }
+        while taken < max
+            && let Some((offset, held)) = self.pending.pop(member, self.owners.is_some(), now)
+        {
+            let attempts = held.attempts.saturating_add(1);
+            self.deliver(held.message, held.key, offset, attempts, member, until, out);
+            taken += 1;
         }
-        for offset in offsets {
-            if let Some(pending) = self.pending.remove(&offset) {
-                self.deliver(
-                    pending.message,
-                    offset,
-                    pending.attempts + 1,
-                    member,
-                    until,
-                    out,
-                );
-            }
-        }
-        while taken < max && self.pending.len() < LOOK_AHEAD {
+        // Every message behind a busy key is looked at once and set aside, so that a slow key never
+        // hides the others. The stream's capacity bounds how many that are.
+        while taken < max
+            && let Some(message) = log.read(self.cursor, only_reader)
+        {
             let offset = self.cursor;
-            let Some(message) = log.read(offset, only_reader) else {
-                break;
-            };
             self.cursor += 1;
-            let key = self.key(&message);
-            if key.is_none_or(|key| !blocked.contains(&key) && self.may_have(key, member)) {
-                self.deliver(message, offset, 1, member, until, out);
-                taken += 1;
+            let key = if self.owners.is_some() || self.pending.has_keys() {
+                self.hash(&message)
             } else {
-                blocked.extend(key);
-                let pending = Pending {
-                    message,
-                    attempts: 0,
-                    not_before: None,
-                };
-                self.pending.insert(offset, pending);
+                None
+            };
+            let holder = key.and_then(|key| self.holder(key));
+            let behind = key.is_some_and(|key| self.pending.has(key));
+            if behind || holder.is_some_and(|holder| holder != member) {
+                let held = Held::new(message, key, 0, None);
+                let place = self.pending.insert(offset, held, holder);
+                self.wake_for(place);
+            } else {
+                self.deliver(message, key, offset, 1, member, until, out);
+                taken += 1;
             }
         }
     }
 
-    fn key(&self, message: &Message) -> Option<u64> {
-        message
-            .key()
-            .map(|key| self.hasher.hash_one(key.as_bytes()))
+    /// How many others are about to ask and have nothing yet, and whether the member gives way to
+    /// them: it has been served since it last did.
+    fn others(&self, ask: &Ask) -> (usize, bool) {
+        let (mut about_to_ask, mut served) = (0, false);
+        for member in &self.members {
+            if member.id == ask.member {
+                served = member.served;
+            } else if matches!(member.state, MemberState::Joined | MemberState::Woken) {
+                about_to_ask += usize::from(!member.served);
+            }
+        }
+        let gives_way = about_to_ask > 0 && served && !ask.gave_way;
+        (about_to_ask + self.idle.len(), gives_way)
     }
 
-    /// Whether no other member holds messages of the key.
-    fn may_have(&self, key: u64, member: MemberId) -> bool {
-        match self.owners.as_ref().and_then(|owners| owners.get(&key)) {
-            Some(owner) => owner.member == member,
-            None => true,
+    fn set_busy(&mut self, id: MemberId, served: bool) {
+        if let Some(member) = self.member(id) {
+            member.state = MemberState::Busy;
+            member.served = served;
         }
     }
 
+    fn unread(&self, log: &Log) -> usize {
+        usize::try_from(log.end() - self.cursor).unwrap_or(usize::MAX)
+    }
+
+    fn hash(&self, message: &Message) -> Option<KeyHash> {
+        let key = message.key()?;
+        Some(self.hasher.hash_one(key.as_bytes()))
+    }
+
+    fn holder(&self, key: KeyHash) -> Option<MemberId> {
+        holder(self.owners.as_ref(), key)
+    }
+
+    #[allow(clippy::too_many_arguments)]
     fn deliver(
         &mut self,
         message: Message,
+        key: Option<KeyHash>,
         offset: u64,
         attempts: u32,
         member: MemberId,
         until: Option<Instant>,
         out: &mut Vec<Delivery>,
     ) {
-        if self.owners.is_some()
-            && let Some(key) = self.key(&message)
-            && let Some(owners) = &mut self.owners
-        {
-            owners
-                .entry(key)
-                .or_insert(Owner { member, count: 0 })
-                .count += 1;
+        if let (Some(owners), Some(key)) = (&mut self.owners, key) {
+            let owner = owners.entry(key).or_insert(Owner { member, count: 0 });
+            owner.count += 1;
         }
         self.serial = (self.serial + 1) & ((1 << SERIAL_BITS) - 1);
         let slot = self.unsettled.insert(Unsettled {
             message: message.clone(),
             offset,
             attempts,
-            member,
             serial: self.serial,
+            member,
             until,
         });
         if let Some(until) = until {
-            self.leases.insert((until, slot, self.serial));
+            self.leases.insert((until, slot));
         }
         let epoch = (slot as u32) << SERIAL_BITS | self.serial;
-        let mut delivery =
-            Delivery::new(message, AckToken::new(0, epoch, offset)).attempt(attempts);
+        let token = AckToken::new(0, epoch, offset);
+        let mut delivery = Delivery::new(message, token).attempt(attempts);
         delivery.lease = until;
         out.push(delivery);
     }
@@ -331,39 +367,51 @@ impl Group {
         };
         match action {
             SettleAction::Ack => {
-                let unsettled = self.unsettled.remove(slot);
+                let unsettled = self.take_back(slot);
                 self.let_key_go(&unsettled.message);
             }
             SettleAction::Retry { after } => {
-                let not_before = after.and_then(|after| Instant::now().checked_add(after));
-                self.again(slot, not_before, true);
-                self.wake(1);
+                let after = after.filter(|after| !after.is_zero());
+                self.again(slot, after.map(|after| later(Instant::now(), after)), true);
             }
-            SettleAction::Release => {
-                self.again(slot, None, false);
-                self.wake(1);
-            }
+            SettleAction::Release => self.again(slot, None, false),
         }
         Settled::Done
     }
 
+    fn take_back(&mut self, slot: usize) -> Unsettled {
+        if self.unsettled.len() == MOST_UNSETTLED {
+            self.wake(1);
+        }
+        let unsettled = self.unsettled.remove(slot);
+        if let Some(until) = unsettled.until {
+            self.leases.remove(&(until, slot));
+        }
+        unsettled
+    }
+
     /// A delivery that was not acknowledged comes again.
     fn again(&mut self, slot: usize, not_before: Option<Instant>, counted: bool) {
-        let unsettled = self.unsettled.remove(slot);
-        self.let_key_go(&unsettled.message);
-        let pending = Pending {
-            attempts: unsettled.attempts - u32::from(!counted),
-            message: unsettled.message,
-            not_before,
-        };
-        self.pending.insert(unsettled.offset, pending);
+        let Unsettled {
+            message,
+            offset,
+            attempts,
+            ..
+        } = self.take_back(slot);
+        let key = self.hash(&message);
+        let attempts = attempts - u32::from(!counted);
+        let held = Held::new(message.clone(), key, attempts, not_before);
+        let holder = key.and_then(|key| self.holder(key));
+        let place = self.pending.insert(offset, held, holder);
+        self.let_key_go(&message);
+        self.wake_for(place);
     }
 
     fn let_key_go(&mut self, message: &Message) {
         if self.owners.is_none() {
             return;
         }
-        let Some(key) = self.key(message) else {
+        let Some(key) = self.hash(message) else {
             return;
         };
         if let Some(owners) = &mut self.owners
@@ -373,22 +421,22 @@ impl Group {
             if owner.count == 0 {
                 owners.remove(&key);
                 // What was set aside behind it may go to anybody.
-                if !self.pending.is_empty() {
+                if self.pending.free(key) {
                     self.wake(1);
                 }
             }
         }
     }
 
-    pub(crate) fn extend(&mut self, member: MemberId, id: TokenId, until: Instant) -> bool {
+    pub(crate) fn extend(&mut self, member: MemberId, id: TokenId, by: Duration) -> bool {
         let Some(slot) = self.find(id, member) else {
             return false;
         };
-        let unsettled = &mut self.unsettled[slot];
-        if let Some(before) = unsettled.until.replace(until) {
-            self.leases.remove(&(before, slot, unsettled.serial));
+        let until = later(Instant::now(), by);
+        if let Some(before) = self.unsettled[slot].until.replace(until) {
+            self.leases.remove(&(before, slot));
         }
-        self.leases.insert((until, slot, unsettled.serial));
+        self.leases.insert((until, slot));
         true
     }
 
@@ -398,48 +446,117 @@ impl Group {
             return;
         }
         let now = Instant::now();
-        while let Some((until, slot, serial)) = self.leases.first().copied() {
-            let live = self
-                .unsettled
-                .get(slot)
-                .is_some_and(|u| u.serial == serial && u.until == Some(until));
-            if live && until > now {
-                break;
-            }
-            self.leases.pop_first();
-            if live {
-                self.again(slot, None, true);
-                self.wake(1);
-            }
+        while let Some((until, slot)) = self.leases.first().copied()
+            && until <= now
+        {
+            self.again(slot, None, true);
+        }
+    }
+
+    /// Lets those come again whose time has come.
+    fn fire(&mut self, now: Instant) {
+        let owners = self.owners.as_ref();
+        let mut fired = Vec::new();
+        self.pending
+            .fire(now, |key| holder(owners, key), |one| fired.push(one));
+        for holder in fired {
+            self.wake_for(Place::Ready(holder));
         }
     }
 
     /// When something can be given out, or must be taken back, by the clock alone.
-    pub(crate) fn next_time(&self, now: Instant) -> Option<Instant> {
-        // One that is due and still here waits for its key, which wakes by itself.
-        let retry = self
-            .pending
-            .values()
-            .filter_map(|pending| pending.not_before)
-            .filter(|at| *at > now);
-        let lease = self.leases.first().map(|(until, _, _)| *until);
-        retry.chain(lease).min()
+    pub(crate) fn next_time(&self) -> Option<Instant> {
+        let lease = self.leases.first().map(|(until, _)| *until);
+        [self.pending.next_time(), lease]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// Wakes up to `count` waiting members.
-    pub(crate) fn wake(&mut self, count: usize) {
-        for member in self
-            .members
-            .iter_mut()
-            .filter(|member| member.waiting)
-            .take(count)
-        {
-            member.waiting = false;
-            member.wake.notify_one();
+    /// A member that found nothing waits.
+    pub(crate) fn wait(&mut self, id: MemberId, until: Option<Instant>) {
+        if let Some(member) = self.member(id) {
+            member.state = MemberState::Waits { until };
+            self.idle.push_back(id);
         }
     }
 
-    pub(crate) fn member(&mut self, id: MemberId) -> Option<&mut Member> {
-        self.members.iter_mut().find(|member| member.id == id)
+    /// It waits no more, to look for itself or not. Says what it did: it may have been woken
+    /// already.
+    pub(crate) fn stop_waiting(&mut self, id: MemberId, looks: bool) -> Option<MemberState> {
+        let next = if looks {
+            MemberState::Woken
+        } else {
+            MemberState::Busy
+        };
+        let member = self.member(id)?;
+        let state = std::mem::replace(&mut member.state, next);
+        if matches!(state, MemberState::Waits { .. }) {
+            self.idle.retain(|member| *member != id);
+        }
+        Some(state)
     }
+
+    /// Wakes up to `count` members that wait, in turn.
+    pub(crate) fn wake(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(id) = self.idle.pop_front() else {
+                return;
+            };
+            if let Some(member) = self.member(id) {
+                member.state = MemberState::Woken;
+                member.wake.notify_one();
+            }
+        }
+    }
+
+    /// Wakes who may take what is now there.
+    fn wake_for(&mut self, place: Place) {
+        match place {
+            Place::Ready(None) => self.wake(1),
+            Place::Ready(Some(id)) => {
+                // Only this one may have it.
+                if let Some(at) = self.idle.iter().position(|member| *member == id) {
+                    self.idle.remove(at);
+                    self.idle.push_front(id);
+                    self.wake(1);
+                }
+            }
+            Place::Behind | Place::Timer(_) => {}
+        }
+    }
+
+    /// Whether somebody waits whom nobody has woken.
+    pub(crate) fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Sees to it that, if anybody waits, somebody looks at `time`: who was to do so may have
+    /// stopped waiting.
+    pub(crate) fn watch(&mut self, time: Option<Instant>) {
+        let Some(time) = time else {
+            return;
+        };
+        let looks = |member: &Member| match member.state {
+            MemberState::Woken => true,
+            MemberState::Waits { until } => until.is_some_and(|until| until <= time + TICK),
+            MemberState::Joined | MemberState::Busy => false,
+        };
+        if !self.members.iter().any(looks) {
+            self.wake(1);
+        }
+    }
+
+    fn member(&mut self, id: MemberId) -> Option<&mut Member> {
+        let at = self.members.binary_search_by_key(&id, |member| member.id);
+        at.ok().map(|at| &mut self.members[at])
+    }
+}
+
+fn holder(owners: Option<&HashMap<KeyHash, Owner, RandomState>>, key: KeyHash) -> Option<MemberId> {
+    owners?.get(&key).map(|owner| owner.member)
+}
+
+fn later(now: Instant, by: Duration) -> Instant {
+    now + by.min(FAR)
 }

@@ -3,6 +3,7 @@
 mod config;
 mod delayed;
 mod group;
+mod pending;
 mod reader;
 mod stream;
 #[cfg(feature = "testing")]
@@ -18,8 +19,8 @@ pub use config::{ChanbufBuilder, ChanbufOptions, Full, Unheld};
 use reader::ChanbufReader;
 use stream::Stream;
 use streams_core::{
-    Capabilities, Driver, DriverUrl, IntoStreamName, Message, OpenDriver, Reader, Result,
-    StartFrom, StreamName, Writer,
+    Capabilities, Driver, DriverUrl, IntoStreamName, Message, OpenDriver, ReadOptions, Reader,
+    Result, StartFrom, StreamName, Writer,
 };
 use writer::ChanbufWriter;
 
@@ -33,25 +34,71 @@ pub struct Chanbuf {
 pub(crate) struct Broker {
     pub(crate) config: Arc<Config>,
     pub(crate) capabilities: Capabilities,
-    streams: RwLock<HashMap<StreamName, Arc<Stream>, foldhash::fast::RandomState>>,
+    streams: RwLock<Streams>,
+}
+
+#[derive(Default)]
+struct Streams {
+    by_name: HashMap<StreamName, Arc<Stream>, foldhash::fast::RandomState>,
+    /// With so many of them it is time to look for unused ones.
+    sweep_at: usize,
+    /// Where new streams begin: past every forgotten one, so that no offset comes twice.
+    first_offset: u64,
+}
+
+impl Streams {
+    fn sweep(&mut self) {
+        let first_offset = &mut self.first_offset;
+        self.by_name.retain(|_, stream| {
+            let used = Arc::strong_count(stream) > 1 || !stream.is_unused();
+            if !used {
+                *first_offset = stream.lock().end().max(*first_offset);
+            }
+            used
+        });
+        self.sweep_at = (2 * self.by_name.len()).max(64);
+    }
 }
 
 impl Broker {
     /// The stream of that name, made if it is not there yet.
     pub(crate) fn stream(&self, name: &StreamName) -> Arc<Stream> {
-        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(stream) = streams.get(name) {
-            return stream.clone();
+        if let Some(stream) = self.existing(name) {
+            return stream;
         }
-        drop(streams);
         let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
-        let make = || Arc::new(Stream::new(name.clone(), self.config.clone()));
-        streams.entry(name.clone()).or_insert_with(make).clone()
+        if streams.by_name.len() >= streams.sweep_at {
+            // Those that two forgot to forget at the same time.
+            streams.sweep();
+        }
+        let first = streams.first_offset;
+        let make = || Arc::new(Stream::new(name.clone(), self.config.clone(), first));
+        let entry = streams.by_name.entry(name.clone());
+        entry.or_insert_with(make).clone()
     }
 
-    fn existing(&self, name: &StreamName) -> Option<Arc<Stream>> {
+    pub(crate) fn existing(&self, name: &StreamName) -> Option<Arc<Stream>> {
         let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
-        streams.get(name).cloned()
+        streams.by_name.get(name).cloned()
+    }
+
+    /// Forgets a stream that nobody has any use for, so that names used once do not gather. Nobody
+    /// can begin to use it meanwhile: that takes another handle, which only the map gives out.
+    pub(crate) fn forget_unused(&self, stream: &Arc<Stream>) {
+        if !stream.is_unused() {
+            return;
+        }
+        let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
+        // The map's handle and the caller's.
+        if Arc::strong_count(stream) == 2 && stream.is_unused() {
+            streams.by_name.remove(&stream.name);
+            streams.first_offset = stream.lock().end().max(streams.first_offset);
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Stream>> {
+        let streams = self.streams.read().unwrap_or_else(PoisonError::into_inner);
+        streams.by_name.values().cloned().collect()
     }
 }
 
@@ -81,7 +128,8 @@ impl Chanbuf {
     /// waits for its members. A group that exists keeps its position.
     ///
     /// # Errors
-    /// - [`InvalidMessage`](streams_core::ErrorKind::InvalidMessage) for a bad stream name.
+    /// - [`InvalidMessage`](streams_core::ErrorKind::InvalidMessage) for a bad name of the stream or
+    ///   the group.
     /// - [`NotFound`](streams_core::ErrorKind::NotFound) for a position that is no longer kept.
     pub fn create_group(
         &self,
@@ -89,11 +137,14 @@ impl Chanbuf {
         group: &str,
         start: &StartFrom,
     ) -> Result<()> {
-        let stream = self.broker.stream(&stream.into_stream_name()?);
-        stream
+        let options = ReadOptions::new(stream)?.group(group)?;
+        let stream = self.broker.stream(&options.stream);
+        let made = stream
             .lock()
             .open_group(Some(group), start, &stream.config)
-            .map(|_| ())
+            .map_err(|error| error.operation("create_group").with("stream", &stream.name));
+        self.broker.forget_unused(&stream);
+        made.map(|_| ())
     }
 
     /// Removes a group and what waits for it; its members get nothing more. `false` says that there
@@ -105,7 +156,9 @@ impl Chanbuf {
         let Some(stream) = self.broker.existing(&stream.into_stream_name()?) else {
             return Ok(false);
         };
-        Ok(stream.delete_group(group))
+        let deleted = stream.delete_group(group);
+        self.broker.forget_unused(&stream);
+        Ok(deleted)
     }
 
     /// Messages that were written to a stream, oldest first, as far as
@@ -116,25 +169,26 @@ impl Chanbuf {
     pub fn recorded(&self, stream: impl IntoStreamName) -> Result<Vec<Message>> {
         let stream = self.broker.existing(&stream.into_stream_name()?);
         Ok(stream
-            .map(|stream| stream.lock().recorded())
+            .map(|stream| stream.lock().recorded(&stream.config))
             .unwrap_or_default())
     }
 
     /// What the broker holds right now for groups that have members.
     #[must_use]
     pub fn backlog(&self) -> Backlog {
-        let streams = self
-            .broker
-            .streams
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let all: Vec<_> = streams.values().cloned().collect();
-        drop(streams);
         let mut backlog = Backlog::default();
-        for stream in all {
+        for stream in self.broker.all() {
             stream.lock().add_backlog(&stream.config, &mut backlog);
         }
         backlog
+    }
+
+    /// When the next scheduled message is due, over all streams.
+    #[cfg(feature = "testing")]
+    pub(crate) fn next_due(&self) -> Option<std::time::SystemTime> {
+        let streams = self.broker.all();
+        let due = |stream: &Arc<Stream>| stream.lock().next_due(&stream.config);
+        streams.iter().filter_map(due).min()
     }
 }
 
@@ -181,6 +235,7 @@ impl OpenDriver for Chanbuf {
 impl fmt::Debug for Chanbuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Chanbuf")
+            .field("streams", &self.broker.all().len())
             .field("config", &self.broker.config)
             .finish_non_exhaustive()
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Broker;
 use crate::config::{ChanbufOptions, DRIVER};
-use crate::group::MemberId;
+use crate::group::{Ask, MemberId, Taken};
 use crate::stream::{GroupId, Stream};
 
 pub(crate) struct ChanbufReader {
@@ -32,15 +32,21 @@ impl Reader for ChanbufReader {
         let config = &self.broker.config;
         let own = ChanbufOptions::of(&options.driver, config)?;
         let stream = self.broker.stream(&options.stream);
-        let mut state = stream.lock();
-        let group = state
-            .open_group(options.group.as_deref(), &options.start, config)
-            .map_err(|error| error.operation("subscribe").with("stream", &options.stream))?;
-        let Some((member, wake)) = state.join(group) else {
-            unreachable!("the group was opened under the same lock");
+        let joined = {
+            let mut state = stream.lock();
+            let group = state.open_group(options.group.as_deref(), &options.start, config);
+            group.map(|group| (group, state.join(group)))
         };
-        drop(state);
+        let (group, (member, wake)) = match joined {
+            Ok((group, Some(joined))) => (group, joined),
+            Ok((_, None)) => unreachable!("the group was opened under the same lock"),
+            Err(error) => {
+                self.broker.forget_unused(&stream);
+                return Err(error.operation("subscribe").with("stream", &options.stream));
+            }
+        };
         Ok(Box::new(Member {
+            broker: self.broker.clone(),
             lease: config.lease.map(|lease| own.lease.unwrap_or(lease)),
             stream,
             group,
@@ -57,6 +63,7 @@ impl Reader for ChanbufReader {
 
 /// A member of a group.
 struct Member {
+    broker: Arc<Broker>,
     stream: Arc<Stream>,
     group: GroupId,
     member: MemberId,
@@ -65,46 +72,55 @@ struct Member {
     closed: bool,
 }
 
-/// Until when a member that found nothing sleeps, unless it is woken.
-enum Found {
-    Some,
-    None { until: Option<Instant> },
-}
-
 impl Member {
-    fn take(&self, max: NonZeroUsize, out: &mut Vec<Delivery>, wait: bool) -> Result<Found> {
+    /// Takes what is there. With `wait`, a member that finds nothing is counted as waiting, under
+    /// the lock under which it found nothing: whoever adds something later sees it.
+    fn take(
+        &self,
+        max: NonZeroUsize,
+        gave_way: bool,
+        wait: bool,
+        out: &mut Vec<Delivery>,
+    ) -> Result<(Taken, Option<Instant>)> {
         if self.closed {
             return Err(Error::closed("the subscription").driver(DRIVER));
         }
         let config = &self.stream.config;
-        let before = out.len();
+        let ask = Ask {
+            member: self.member,
+            max: max.get(),
+            lease: self.lease,
+            gave_way,
+        };
         let mut state = self.stream.lock();
-        if !state.take(self.group, self.member, max.get(), self.lease, config, out) {
+        let Some(taken) = state.take(self.group, &ask, config, out) else {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 "the group was deleted while it was read; subscribe again to make a new one",
             )
             .driver(DRIVER)
             .with("stream", &self.stream.name));
+        };
+        let mut until = None;
+        if wait && taken == Taken::None {
+            until = state.wait(self.group, self.member, config);
         }
-        if out.len() > before {
-            return Ok(Found::Some);
+        Ok((taken, until))
+    }
+
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.stream.leave(self.group, self.member);
+            self.broker.forget_unused(&self.stream);
         }
-        if !wait {
-            return Ok(Found::None { until: None });
-        }
-        let until = state.next_time(self.group, config);
-        let group = state.group(self.group);
-        if let Some(member) = group.and_then(|group| group.member(self.member)) {
-            member.waiting = true;
-        }
-        Ok(Found::None { until })
     }
 }
 
-/// A member that waits. It says so under the lock under which it found nothing; whoever adds
-/// something looks for waiting members under the same lock, so no wake-up is lost. If it was woken
-/// and stops waiting all the same, another member is woken in its place.
+/// A member that waits. No wake-up is lost:
+/// - It was counted as waiting under the lock under which it found nothing. Whoever adds something
+///   takes that lock, and then wakes it through a permit that stays until it is used.
+/// - If it stops waiting without looking (its `receive` is dropped), another member is woken for
+///   what it was woken for, or was to look for by the clock.
 struct Waiting<'a> {
     member: &'a Member,
     /// Goes on to look for itself.
@@ -113,16 +129,17 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut state = self.member.stream.lock();
-        let Some(group) = state.group(self.member.group) else {
-            return;
-        };
-        let Some(this) = group.member(self.member.member) else {
-            return;
-        };
-        let woken = !std::mem::take(&mut this.waiting);
-        if woken && !self.looks {
-            group.wake(1);
+        let Member {
+            stream,
+            group,
+            member,
+            ..
+        } = self.member;
+        let mut state = stream.lock();
+        if !self.looks {
+            state.give_up_waiting(*group, *member, &stream.config);
+        } else if let Some(group) = state.group(*group) {
+            group.stop_waiting(*member, true);
         }
     }
 }
@@ -130,10 +147,18 @@ impl Drop for Waiting<'_> {
 #[async_trait]
 impl Subscription for Member {
     async fn receive(&mut self, max: NonZeroUsize, out: &mut Vec<Delivery>) -> Result<Received> {
+        let mut gave_way = false;
         loop {
-            let Found::None { until } = self.take(max, out, true)? else {
-                return Ok(Received::Deliveries);
-            };
+            let (taken, until) = self.take(max, gave_way, true, out)?;
+            match taken {
+                Taken::Some => return Ok(Received::Deliveries),
+                Taken::GiveWay => {
+                    gave_way = true;
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Taken::None => {}
+            }
             let mut waiting = Waiting {
                 member: self,
                 looks: false,
@@ -154,9 +179,9 @@ impl Subscription for Member {
         max: NonZeroUsize,
         out: &mut Vec<Delivery>,
     ) -> Option<Result<Received>> {
-        match self.take(max, out, false) {
-            Ok(Found::Some) => Some(Ok(Received::Deliveries)),
-            Ok(Found::None { .. }) => None,
+        match self.take(max, false, false, out) {
+            Ok((Taken::Some, _)) => Some(Ok(Received::Deliveries)),
+            Ok((Taken::None | Taken::GiveWay, _)) => None,
             Err(error) => Some(Err(error)),
         }
     }
@@ -178,17 +203,13 @@ impl Subscription for Member {
     }
 
     async fn close(&mut self) -> Result<()> {
-        if !std::mem::replace(&mut self.closed, true) {
-            self.stream.leave(self.group, self.member);
-        }
+        self.leave();
         Ok(())
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        if !self.closed {
-            self.stream.leave(self.group, self.member);
-        }
+        self.leave();
     }
 }

@@ -13,24 +13,31 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Backlog;
-use crate::config::{Config, DRIVER, Unheld};
+use crate::config::{Config, DRIVER, Full, Unheld};
 use crate::delayed::Delayed;
-use crate::group::{Group, MemberId, Settled};
+use crate::group::{Ask, Group, MemberId, MemberState, Settled, Taken};
 
 pub(crate) type GroupId = u64;
+
+/// Longer waits are taken in steps: tokio's timer does not reach further than about two years.
+const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) struct Stream {
     pub(crate) name: StreamName,
     pub(crate) config: Arc<Config>,
     state: Mutex<State>,
-    /// Tells a waiting writer that there may be room.
+    /// Held by the writer that waits for room; the others queue for it, so that they are served in
+    /// turn. One that is dropped passes its turn on with it.
+    turn: tokio::sync::Mutex<()>,
+    /// Tells that writer that there may be room.
     room: Notify,
     /// Writers that wait, or are about to: they look for room once more after counting themselves.
     waiting_writers: AtomicUsize,
 }
 
 pub(crate) struct State {
-    pub(crate) log: Log,
+    log: Log,
+    /// By id.
     groups: Vec<(GroupId, Group)>,
     next_group: GroupId,
     next_member: MemberId,
@@ -39,8 +46,20 @@ pub(crate) struct State {
     dead_letters: bool,
 }
 
+/// Why messages were not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There is no room.
+    Full,
+    /// Nobody holds the stream.
+    Unheld,
+    /// There is no room to schedule more.
+    ScheduleFull,
+    /// The writer was closed while it waited for room, and whoever closed it waits no longer.
+    Closed,
+}
+
 /// The messages that some group has not read yet, and those kept for replay.
-#[derive(Default)]
 pub(crate) struct Log {
     messages: VecDeque<Message>,
     /// The offset of the first.
@@ -72,13 +91,16 @@ impl Log {
 }
 
 impl Stream {
-    pub(crate) fn new(name: StreamName, config: Arc<Config>) -> Self {
+    pub(crate) fn new(name: StreamName, config: Arc<Config>, first_offset: u64) -> Self {
         let dead_letters = name.is_dead_letters();
         Self {
             name,
             config,
             state: Mutex::new(State {
-                log: Log::default(),
+                log: Log {
+                    messages: VecDeque::new(),
+                    base: first_offset,
+                },
                 groups: Vec::new(),
                 next_group: 0,
                 next_member: 0,
@@ -86,6 +108,7 @@ impl Stream {
                 recorded: VecDeque::new(),
                 dead_letters,
             }),
+            turn: tokio::sync::Mutex::default(),
             room: Notify::new(),
             waiting_writers: AtomicUsize::new(0),
         }
@@ -95,52 +118,50 @@ impl Stream {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether writers wait for room. Dead letters never do: nobody may be reading them, and a
+    /// handler that waited would hold up its own stream.
+    pub(crate) fn waits(&self) -> bool {
+        self.config.full == Full::Wait && !self.name.is_dead_letters()
+    }
+
     /// Writes as many of `batch` as there is room for; says how many.
-    pub(crate) fn write(&self, batch: &[Message]) -> Result<usize> {
-        let mut state = self.lock();
-        state.pump(&self.config);
-        state
-            .append(batch, &self.config)
-            .map_err(|error| error.with("stream", &self.name))
+    pub(crate) fn write(&self, batch: &[Message]) -> Result<usize, Refused> {
+        self.lock().append(batch, false, &self.config)
     }
 
     /// Writes all of `batch` if there is room for it and no other writer waits for room.
-    pub(crate) fn try_write(&self, batch: &[Message]) -> Result<bool> {
+    pub(crate) fn try_write(&self, batch: &[Message]) -> Result<bool, Refused> {
         if self.waiting_writers.load(Ordering::SeqCst) > 0 {
             return Ok(false);
         }
-        let mut state = self.lock();
-        state.pump(&self.config);
-        if state.room(&self.config) < batch.len() {
-            return Ok(false);
-        }
-        let written = state
-            .append(batch, &self.config)
-            .map_err(|error| error.with("stream", &self.name));
-        written.map(|written| written == batch.len())
+        let written = self.lock().append(batch, true, &self.config)?;
+        Ok(written == batch.len())
     }
 
-    /// Waits for room and writes, portion by portion. Writers that wait are served in turn.
-    pub(crate) async fn write_waiting(&self, batch: &[Message]) -> Result<(), (usize, Error)> {
-        struct Waiting<'a>(&'a Stream);
+    /// Waits for room and writes, portion by portion, counting in `written`.
+    ///
+    /// No room is missed: this writer counts itself before it looks under the lock, so whoever makes
+    /// room under that lock afterwards sees it and notifies; and it is registered with `room` before
+    /// it looks, so that the notification is not lost before it waits.
+    pub(crate) async fn write_waiting(
+        &self,
+        batch: &[Message],
+        written: &mut usize,
+    ) -> Result<(), Refused> {
+        struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {
-                self.0.waiting_writers.fetch_sub(1, Ordering::SeqCst);
-                // Whoever is next looks for itself: there may be room that was meant for this one.
-                self.0.room.notify_one();
+                self.0.fetch_sub(1, Ordering::SeqCst);
             }
         }
         self.waiting_writers.fetch_add(1, Ordering::SeqCst);
-        let _waiting = Waiting(self);
-        let mut written = 0;
+        let _waiting = Waiting(&self.waiting_writers);
+        let _turn = self.turn.lock().await;
         loop {
-            // Registered before looking, so that room made in between wakes this writer.
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
-            written += self
-                .write(&batch[written..])
-                .map_err(|error| (written, error))?;
-            if written == batch.len() {
+            *written += self.write(&batch[*written..])?;
+            if *written == batch.len() {
                 return Ok(());
             }
             room.await;
@@ -154,55 +175,58 @@ impl Stream {
         }
     }
 
-    pub(crate) fn schedule(&self, message: Message, due: SystemTime) -> Result<()> {
+    pub(crate) fn schedule(&self, message: Message, due: SystemTime) -> Result<(), Refused> {
+        let config = &*self.config;
         let mut state = self.lock();
-        let limit = self.config.delayed_capacity;
-        if state.delayed.len() >= limit {
-            return Err(Error::new(
-                ErrorKind::Full,
-                "the stream holds as many scheduled messages as it may; try again later, or raise \
-                 `delayed_capacity`",
-            )
-            .driver(DRIVER)
-            .with("stream", &self.name)
-            .with("limit", limit));
+        if config.unheld == Unheld::Refuse && !state.is_held(config) {
+            return Err(Refused::Unheld);
         }
-        let earliest = state.delayed.first().is_none_or(|first| due < first);
+        if state.delayed.len() >= config.delayed_capacity {
+            return Err(Refused::ScheduleFull);
+        }
         state.delayed.insert(message, due);
-        if earliest {
-            // Those who sleep until the one that was first so far must look again.
-            for (_, group) in &mut state.groups {
-                group.wake(1);
-            }
+        if state.delayed.first() == Some(due) {
+            // It may be due already; and those who sleep until the one that was first so far must
+            // look again.
+            state.pump(config);
+            state.keep_watch_everywhere(config);
         }
         Ok(())
     }
 
     pub(crate) fn cancel(&self, id: &MessageId) -> bool {
-        self.lock().delayed.cancel(id)
+        let mut state = self.lock();
+        // What is due is as good as delivered, whether or not anybody has looked.
+        state.pump(&self.config);
+        let cancelled = state.delayed.cancel(id);
+        // The one that is first now may have been hidden by one that waited for room.
+        state.keep_watch_everywhere(&self.config);
+        cancelled
     }
 
     pub(crate) fn settle(
         &self,
-        group: GroupId,
+        id: GroupId,
         member: MemberId,
         settlements: &mut Vec<Settlement>,
     ) -> SettleReport {
         let mut report = SettleReport::default();
         let mut state = self.lock();
-        match state.group(group) {
-            Some(group) => {
-                group.expire();
-                for Settlement { token, action, .. } in settlements.drain(..) {
-                    if let Settled::Lost = group.settle(member, token.id(), action) {
-                        report.lost.push(token.id());
-                    }
-                }
+        let Some(index) = state.index(id) else {
+            let lost = settlements.drain(..).map(|s| s.token.id());
+            report.lost.extend(lost);
+            return report;
+        };
+        let group = &mut state.groups[index].1;
+        group.expire();
+        for Settlement { token, action, .. } in settlements.drain(..) {
+            if let Settled::Lost = group.settle(member, token.id(), action) {
+                report.lost.push(token.id());
             }
-            None => report
-                .lost
-                .extend(settlements.drain(..).map(|s| s.token.id())),
         }
+        state.pump(&self.config);
+        // A retry may have to be waited for.
+        state.keep_watch(index, &self.config);
         drop(state);
         self.made_room();
         report
@@ -210,32 +234,39 @@ impl Stream {
 
     pub(crate) fn extend(
         &self,
-        group: GroupId,
+        id: GroupId,
         member: MemberId,
         deliveries: &[TokenId],
         by: Duration,
     ) -> Vec<TokenId> {
         let mut state = self.lock();
-        let Some(group) = state.group(group) else {
+        let Some(index) = state.index(id) else {
             return deliveries.to_vec();
         };
+        let group = &mut state.groups[index].1;
         group.expire();
-        let until = Instant::now() + by;
-        deliveries
+        let lost = deliveries
             .iter()
             .copied()
-            .filter(|id| !group.extend(member, *id, until))
-            .collect()
+            .filter(|id| !group.extend(member, *id, by))
+            .collect();
+        // A lease may now end earlier than before.
+        state.keep_watch(index, &self.config);
+        lost
     }
 
     /// A member goes; a reader without a group takes its place in the stream with it.
     pub(crate) fn leave(&self, id: GroupId, member: MemberId) {
         let mut state = self.lock();
-        if let Some(group) = state.group(id) {
+        // What is due is the group's, whether or not anybody has looked.
+        state.pump(&self.config);
+        if let Some(index) = state.index(id) {
+            let group = &mut state.groups[index].1;
             group.leave(member);
             if group.name.is_none() {
-                state.groups.retain(|(known, _)| *known != id);
+                state.groups.remove(index);
                 state.trim(&self.config);
+                state.pump(&self.config);
             }
         }
         drop(state);
@@ -244,71 +275,147 @@ impl Stream {
 
     pub(crate) fn delete_group(&self, name: &str) -> bool {
         let mut state = self.lock();
-        let at = state
-            .groups
-            .iter()
-            .position(|(_, group)| group.name.as_deref() == Some(name));
-        let Some(at) = at else {
+        let Some(index) = state.named(name) else {
             return false;
         };
-        let (_, mut group) = state.groups.remove(at);
+        state.pump(&self.config);
+        let (_, mut group) = state.groups.remove(index);
         group.wake(usize::MAX);
         state.trim(&self.config);
+        state.pump(&self.config);
         drop(state);
         self.made_room();
         true
     }
+
+    /// Whether forgetting the stream would forget nothing.
+    pub(crate) fn is_unused(&self) -> bool {
+        let state = self.lock();
+        state.groups.is_empty()
+            && state.log.messages.is_empty()
+            && state.delayed.is_empty()
+            && state.recorded.is_empty()
+    }
+
+    /// What a writer is told.
+    pub(crate) fn error(&self, refused: Refused) -> Error {
+        let config = &self.config;
+        let (kind, text, limit) = match refused {
+            Refused::Unheld => (
+                ErrorKind::NoSubscriberRegistered,
+                "nobody holds this stream, so the message would be lost; subscribe or make the \
+                 group before publishing, or set `retain` or `unheld` when building the broker",
+                None,
+            ),
+            Refused::Full if self.name.is_dead_letters() => (
+                ErrorKind::Full,
+                "the stream holds as many dead letters as it may; read them, or raise \
+                 `dead_letter_capacity`",
+                Some(config.dead_letter_capacity),
+            ),
+            Refused::Full => (
+                ErrorKind::Full,
+                "the stream is full; try again when its groups have caught up, raise `capacity`, \
+                 or set `Full::Wait`",
+                Some(config.capacity),
+            ),
+            Refused::ScheduleFull => (
+                ErrorKind::Full,
+                "the stream holds as many scheduled messages as it may; try again later, or raise \
+                 `delayed_capacity`",
+                Some(config.delayed_capacity),
+            ),
+            Refused::Closed => return closed_writer().with("stream", &self.name),
+        };
+        let error = Error::new(kind, text)
+            .driver(DRIVER)
+            .with("stream", &self.name);
+        match limit {
+            Some(limit) => error.with("limit", limit),
+            None => error,
+        }
+    }
+}
+
+pub(crate) fn closed_writer() -> Error {
+    Error::closed("the writer").driver(DRIVER)
 }
 
 impl State {
+    fn index(&self, id: GroupId) -> Option<usize> {
+        self.groups.binary_search_by_key(&id, |(id, _)| *id).ok()
+    }
+
+    fn named(&self, name: &str) -> Option<usize> {
+        let is = |group: &Group| group.name.as_deref() == Some(name);
+        self.groups.iter().position(|(_, group)| is(group))
+    }
+
     pub(crate) fn group(&mut self, id: GroupId) -> Option<&mut Group> {
-        self.groups
-            .iter_mut()
-            .find(|(known, _)| *known == id)
-            .map(|(_, group)| group)
+        self.index(id).map(|index| &mut self.groups[index].1)
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.log.end()
+    }
+
+    /// Whether what is written now stays for somebody.
+    fn is_held(&self, config: &Config) -> bool {
+        !self.groups.is_empty() || config.retain > 0 || self.dead_letters
+    }
+
+    /// Whether what has been read by all stays all the same: dead letters are there until a group
+    /// has read them. Readers without one only look.
+    fn keeps_read(&self) -> bool {
+        self.dead_letters && self.groups.iter().all(|(_, group)| group.name.is_none())
     }
 
     /// Messages that can be added now.
     fn room(&self, config: &Config) -> usize {
         let end = self.log.end();
         let used = |group: &Group| (end - group.cursor) as usize + group.held();
-        match self.groups.iter().map(|(_, group)| used(group)).max() {
-            Some(used) => config.capacity.saturating_sub(used),
-            None if self.dead_letters => config
-                .dead_letter_capacity
-                .saturating_sub(self.log.messages.len()),
-            None => usize::MAX,
+        let used = self.groups.iter().map(|(_, group)| used(group)).max();
+        if self.dead_letters {
+            let kept = if self.keeps_read() {
+                self.log.messages.len()
+            } else {
+                0
+            };
+            let used = kept.max(used.unwrap_or(0));
+            return config.dead_letter_capacity.saturating_sub(used);
         }
+        used.map_or(usize::MAX, |used| config.capacity.saturating_sub(used))
     }
 
-    fn append(&mut self, batch: &[Message], config: &Config) -> Result<usize> {
-        if self.groups.is_empty() && config.retain == 0 && !self.dead_letters {
+    /// Adds as many as there is room for; or `all` or none.
+    fn append(&mut self, batch: &[Message], all: bool, config: &Config) -> Result<usize, Refused> {
+        self.pump(config);
+        if !self.is_held(config) {
             return match config.unheld {
                 Unheld::Discard => {
                     self.record(batch, config.record);
                     Ok(batch.len())
                 }
-                Unheld::Refuse => Err(Error::new(
-                    ErrorKind::NoSubscriberRegistered,
-                    "nobody holds this stream, so the message would be lost; subscribe or make the \
-                     group before publishing, or set `retain` or `unheld` when building the broker",
-                )
-                .driver(DRIVER)),
+                Unheld::Refuse => Err(Refused::Unheld),
             };
         }
         let count = batch.len().min(self.room(config));
-        if count == 0 {
+        if count == 0 || (all && count < batch.len()) {
             return Ok(0);
         }
         self.log.messages.extend(batch[..count].iter().cloned());
         self.record(&batch[..count], config.record);
+        self.added(count, config);
+        Ok(count)
+    }
+
+    fn added(&mut self, count: usize, config: &Config) {
         for (_, group) in &mut self.groups {
             group.wake(count);
         }
         if self.groups.is_empty() {
             self.trim(config);
         }
-        Ok(count)
     }
 
     fn record(&mut self, messages: &[Message], limit: usize) {
@@ -320,45 +427,47 @@ impl State {
         self.recorded.drain(..over);
     }
 
-    pub(crate) fn recorded(&self) -> Vec<Message> {
+    pub(crate) fn recorded(&mut self, config: &Config) -> Vec<Message> {
+        self.pump(config);
         self.recorded.iter().cloned().collect()
     }
 
     /// Drops what every group has read, but for what is retained.
     fn trim(&mut self, config: &Config) {
+        if self.keeps_read() {
+            return;
+        }
         let end = self.log.end();
-        let read = match self.groups.iter().map(|(_, group)| group.cursor).min() {
-            Some(cursor) => cursor,
-            None if self.dead_letters => return,
-            None => end,
-        };
+        let cursors = self.groups.iter().map(|(_, group)| group.cursor);
+        let read = cursors.min().unwrap_or(end);
         self.log
             .trim(read.min(end.saturating_sub(config.retain as u64)));
     }
 
-    /// Moves what is due from the schedule to the log, as long as somebody holds the stream.
+    /// Moves what is due from the schedule to the log, as far as there is room. What is due when
+    /// nobody holds the stream waits for somebody, or is dropped where that was asked for.
     fn pump(&mut self, config: &Config) {
-        if self.delayed.len() == 0 {
+        if self.delayed.is_empty() {
             return;
         }
-        let held = !self.groups.is_empty() || config.retain > 0 || self.dead_letters;
-        if !held {
+        let held = self.is_held(config);
+        if !held && config.unheld == Unheld::Refuse {
             return;
         }
         let now = config.clock.now();
+        let room = self.room(config);
         let mut count = 0;
-        while let Some(message) = self.delayed.pop(now) {
+        while count < room
+            && let Some(message) = self.delayed.pop(now)
+        {
             self.record(std::slice::from_ref(&message), config.record);
-            self.log.messages.push_back(message);
-            count += 1;
+            if held {
+                self.log.messages.push_back(message);
+                count += 1;
+            }
         }
         if count > 0 {
-            for (_, group) in &mut self.groups {
-                group.wake(count);
-            }
-            if self.groups.is_empty() {
-                self.trim(config);
-            }
+            self.added(count, config);
         }
     }
 
@@ -369,14 +478,8 @@ impl State {
         start: &StartFrom,
         config: &Config,
     ) -> Result<GroupId> {
-        if let Some(name) = name {
-            let known = self
-                .groups
-                .iter()
-                .find(|(_, group)| group.name.as_deref() == Some(name));
-            if let Some((id, _)) = known {
-                return Ok(*id);
-            }
+        if let Some(index) = name.and_then(|name| self.named(name)) {
+            return Ok(self.groups[index].0);
         }
         self.pump(config);
         let cursor = self.position(start)?;
@@ -435,39 +538,82 @@ impl State {
         Some((member, wake))
     }
 
-    /// Gives out what a member may have now; `false` says that the group is gone.
+    /// Gives out what a member may have now; `None` says that the group is gone.
     pub(crate) fn take(
         &mut self,
         id: GroupId,
-        member: MemberId,
-        max: usize,
-        lease: Option<Duration>,
+        ask: &Ask,
         config: &Config,
         out: &mut Vec<Delivery>,
-    ) -> bool {
+    ) -> Option<Taken> {
         self.pump(config);
-        let only_reader = self.groups.len() == 1 && config.retain == 0;
-        let log = &mut self.log;
-        let Some((_, group)) = self.groups.iter_mut().find(|(known, _)| *known == id) else {
-            return false;
-        };
+        let index = self.index(id)?;
+        let only_reader = self.groups.len() == 1 && config.retain == 0 && !self.keeps_read();
+        let group = &mut self.groups[index].1;
         group.expire();
-        group.take(log, only_reader, member, max, lease, out);
-        if !only_reader && !out.is_empty() {
+        let cursor = group.cursor;
+        let taken = group.take(&mut self.log, only_reader, ask, out);
+        let (moved, others) = (group.cursor > cursor, group.has_idle());
+        if moved && !only_reader {
             self.trim(config);
         }
-        true
+        // This member may have been the one that was to look at the next time.
+        if others && taken != Taken::None {
+            self.keep_watch(index, config);
+        }
+        Some(taken)
+    }
+
+    /// A member that found nothing waits; until when, it is told.
+    pub(crate) fn wait(
+        &mut self,
+        id: GroupId,
+        member: MemberId,
+        config: &Config,
+    ) -> Option<Instant> {
+        let index = self.index(id)?;
+        let until = self.next_time(index, config);
+        self.groups[index].1.wait(member, until);
+        until
+    }
+
+    /// Sees to it that, if anybody of the group waits, somebody looks when the clock says so.
+    fn keep_watch(&mut self, index: usize, config: &Config) {
+        if self.groups[index].1.has_idle() {
+            let time = self.next_time(index, config);
+            self.groups[index].1.watch(time);
+        }
+    }
+
+    fn keep_watch_everywhere(&mut self, config: &Config) {
+        for index in 0..self.groups.len() {
+            self.keep_watch(index, config);
+        }
+    }
+
+    /// A member stops waiting without looking: what it was woken for, or was to look for, is left to
+    /// another.
+    pub(crate) fn give_up_waiting(&mut self, id: GroupId, member: MemberId, config: &Config) {
+        let Some(index) = self.index(id) else {
+            return;
+        };
+        let group = &mut self.groups[index].1;
+        if group.stop_waiting(member, false) == Some(MemberState::Woken) {
+            group.wake(1);
+        }
+        self.keep_watch(index, config);
     }
 
     /// When a member that found nothing should look again without being woken.
-    pub(crate) fn next_time(&mut self, id: GroupId, config: &Config) -> Option<Instant> {
+    fn next_time(&self, index: usize, config: &Config) -> Option<Instant> {
         let now = Instant::now();
-        let due = self
-            .delayed
-            .first()
-            .map(|due| now + config.clock.until(due).min(LONGEST_SLEEP));
-        let group = self.group(id).and_then(|group| group.next_time(now));
-        [due, group]
+        let scheduled = self.delayed.first().and_then(|due| {
+            let left = config.clock.until(due);
+            // One that is due and still there waits for room, which wakes by itself.
+            let blocked = left.is_zero() && self.room(config) == 0;
+            (!blocked).then(|| now + left.min(LONGEST_SLEEP))
+        });
+        [scheduled, self.groups[index].1.next_time()]
             .into_iter()
             .flatten()
             .min()
@@ -476,24 +622,25 @@ impl State {
 
     pub(crate) fn add_backlog(&mut self, config: &Config, backlog: &mut Backlog) {
         self.pump(config);
-        let now = Instant::now();
         let end = self.log.end();
-        let members = self
-            .groups
-            .iter()
-            .filter(|(_, group)| !group.members.is_empty());
-        for (_, group) in members {
-            let (ready, waiting) = group.pending_counts(now);
-            backlog.ready += (end - group.cursor) as usize + ready;
-            backlog.waiting += waiting;
-            backlog.unsettled += group.unsettled();
+        for (_, group) in &mut self.groups {
+            if group.has_members() {
+                let (ready, waiting) = group.pending_counts();
+                backlog.ready += (end - group.cursor) as usize + ready;
+                backlog.waiting += waiting;
+                backlog.unsettled += group.unsettled();
+            }
         }
         // Without a group nobody waits for them.
         if !self.groups.is_empty() {
             backlog.delayed += self.delayed.len();
         }
     }
-}
 
-/// Longer waits are taken in steps: tokio's timer does not reach further than about two years.
-const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
+    /// When the next scheduled message is due, of those that are not.
+    #[cfg(feature = "testing")]
+    pub(crate) fn next_due(&mut self, config: &Config) -> Option<SystemTime> {
+        self.pump(config);
+        self.delayed.first_after(config.clock.now())
+    }
+}

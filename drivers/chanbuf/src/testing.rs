@@ -36,11 +36,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use streams_core::{
-    Activity, Bus, Clock, Error, ErrorKind, Event, EventRegistry, Handler, HandlerError, Input,
-    Layer, Message, Result,
+    Bus, Clock, Error, ErrorKind, Event, EventRegistry, Handler, HandlerError, HandlerResult,
+    Input, Layer, Message, Outcome, Result,
 };
 
-use crate::{Backlog, Chanbuf, ChanbufBuilder, Unheld};
+use crate::{Chanbuf, ChanbufBuilder, Unheld};
 
 /// How many messages of each stream [`TestBus::published`] looks back on.
 const RECORDED: usize = 100_000;
@@ -55,6 +55,7 @@ const RECORDED: usize = 100_000;
 pub struct TestBus {
     bus: Bus<Chanbuf>,
     chanbuf: Chanbuf,
+    clock: Clock,
 }
 
 impl TestBus {
@@ -81,7 +82,11 @@ impl TestBus {
             .registry(registry)
             .clock(clock)
             .build()?;
-        Ok(Self { bus, chanbuf })
+        Ok(Self {
+            bus,
+            chanbuf,
+            clock,
+        })
     }
 
     /// The bus, to be given to the application.
@@ -124,28 +129,37 @@ impl TestBus {
     }
 
     /// Waits until there is nothing to do now: nothing can be delivered and no handler runs. What
-    /// waits for a retry delay or for its due time does not count.
+    /// waits for a retry delay or for its due time does not count, nor what waits behind it for its
+    /// key.
     ///
     /// Handlers must belong to this bus; a subscription opened by hand and left unsettled keeps it
     /// busy.
     pub async fn wait_idle(&self) {
-        self.wait(|backlog, activity| backlog.ready == 0 && backlog.unsettled == activity.waiting)
+        self.bus
+            .wait_until(|activity| {
+                let backlog = self.chanbuf.backlog();
+                let put_off = activity.waiting + activity.blocked;
+                backlog.ready == 0 && backlog.unsettled == put_off
+            })
             .await;
     }
 
     /// Waits until nothing is left: no retry pending, nothing scheduled. On a paused runtime time
     /// skips ahead to each.
     pub async fn wait_drained(&self) {
-        self.wait(|backlog, _| {
-            backlog.ready + backlog.unsettled + backlog.waiting + backlog.delayed == 0
-        })
-        .await;
-    }
-
-    async fn wait(&self, done: impl Fn(Backlog, Activity) -> bool) {
-        self.bus
-            .wait_until(|activity| done(self.chanbuf.backlog(), activity))
-            .await;
+        loop {
+            self.bus
+                .wait_until(|_| {
+                    let backlog = self.chanbuf.backlog();
+                    backlog.ready + backlog.unsettled + backlog.waiting == 0
+                })
+                .await;
+            // Nobody may be reading the stream it is scheduled for, so nobody else would look.
+            let Some(due) = self.chanbuf.next_due() else {
+                return;
+            };
+            tokio::time::sleep(self.clock.until(due)).await;
+        }
     }
 
     /// Moves the clock and waits until there is nothing to do now. Needs a paused runtime
@@ -197,19 +211,27 @@ pub struct Failing<H> {
 impl<I: Input, H: Handler<I>> Handler<I> for Failing<H> {
     async fn handle(&self, input: &I) -> I::Output {
         let count = input.items().len();
-        let take = |left: usize| (left > 0).then(|| left.saturating_sub(count));
-        if self
+        let take = |left: usize| Some(left.saturating_sub(count));
+        let left = self
             .left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
-            .is_err()
-        {
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+        let failing = left.unwrap_or_default().min(count);
+        if failing == 0 {
             return self.next.handle(input).await;
         }
-        input.output(|_| {
-            Err(HandlerError::new(Error::new(
-                ErrorKind::Other,
-                "made to fail by the test",
-            )))
-        })
+        // The first ones of a batch fail, the others are handled.
+        let mut results: Vec<HandlerResult> = (0..failing).map(|_| Err(made_to_fail())).collect();
+        let rest: Vec<_> = (failing..count).collect();
+        if let Some(rest) = input.select(&rest) {
+            let mut output = self.next.handle(&rest).await;
+            let handled = I::results(&mut output).iter_mut();
+            results.extend(handled.map(|result| std::mem::replace(result, Ok(Outcome::Ack))));
+        }
+        let mut results = results.into_iter();
+        input.output(|_| results.next().unwrap_or_else(|| Err(made_to_fail())))
     }
+}
+
+fn made_to_fail() -> HandlerError {
+    HandlerError::new(Error::new(ErrorKind::Other, "made to fail by the test"))
 }

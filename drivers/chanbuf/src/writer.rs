@@ -1,80 +1,98 @@
 //! Writing.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use streams_core::{
     Capabilities, Error, ErrorKind, Message, MessageId, Result, StreamName, WriteError, Writer,
     async_trait,
 };
+use tokio::sync::Notify;
 
 use crate::Broker;
-use crate::config::{DRIVER, Full};
+use crate::config::DRIVER;
+use crate::stream::{Refused, Stream, closed_writer};
 
 pub(crate) struct ChanbufWriter {
     broker: Arc<Broker>,
-    closed: AtomicBool,
+    writes: Writes,
 }
 
 impl ChanbufWriter {
     pub(crate) fn new(broker: Arc<Broker>) -> Self {
         Self {
             broker,
-            closed: AtomicBool::new(false),
+            writes: Writes::default(),
         }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
     }
 
     /// What a message is refused for, whatever room there is.
     fn refusal(&self, message: &Message) -> Option<Error> {
         let size = message.data().len();
-        if size == 0 {
-            let error = Error::new(
+        let error = if size == 0 {
+            Error::new(
                 ErrorKind::EmptyMessage,
                 "the message has no data; set it with `data`",
-            );
-            return Some(error.driver(DRIVER).with("stream", message.stream()));
-        }
-        let limit = self
-            .broker
-            .config
-            .largest_message
-            .filter(|limit| size > *limit)?;
-        let error = Error::new(
-            ErrorKind::TooLarge,
-            "the data is larger than this broker takes; split it, or raise `largest_message`",
-        );
-        Some(error.driver(DRIVER).with("size", size).with("limit", limit))
+            )
+        } else {
+            let limit = self.broker.config.largest_message?;
+            if size <= limit {
+                return None;
+            }
+            Error::new(
+                ErrorKind::TooLarge,
+                "the data is larger than this broker takes; split it, or raise `largest_message`",
+            )
+            .with("size", size)
+            .with("limit", limit)
+        };
+        Some(error.driver(DRIVER).with("stream", message.stream()))
     }
 
-    fn full(&self, stream: &StreamName) -> Error {
-        Error::new(
-            ErrorKind::Full,
-            "the stream is full; try again when its groups have caught up, raise `capacity`, or set \
-             `Full::Wait`",
-        )
-        .driver(DRIVER)
-        .with("stream", stream)
-        .with("capacity", self.broker.config.capacity)
+    /// Writes messages of one stream; says how many were written before it was refused.
+    async fn write_run(&self, stream: &Stream, run: &[Message]) -> Result<(), (usize, Refused)> {
+        let mut written = 0;
+        let result = if stream.waits() {
+            tokio::select! {
+                biased;
+                result = stream.write_waiting(run, &mut written) => result,
+                () = self.writes.abandoned() => Err(Refused::Closed),
+            }
+        } else {
+            stream.write(run).map(|count| written = count)
+        };
+        match result {
+            Ok(()) if written == run.len() => Ok(()),
+            Ok(()) => Err((written, Refused::Full)),
+            Err(refused) => Err((written, refused)),
+        }
     }
+}
+
+fn result_of(failures: Vec<(usize, Error)>) -> Result<(), WriteError> {
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(WriteError::new(failures))
+    }
+}
+
+fn all_closed(batch: &[Message]) -> Result<(), WriteError> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    Err(WriteError::all(batch.len(), closed_writer))
 }
 
 #[async_trait]
 impl Writer for ChanbufWriter {
     async fn write(&self, batch: &[Message]) -> Result<(), WriteError> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        if self.is_closed() {
-            return Err(WriteError::all(batch.len(), || {
-                Error::closed("the writer").driver(DRIVER)
-            }));
-        }
+        let Some(_begun) = self.writes.begin() else {
+            return all_closed(batch);
+        };
         let mut failures = Vec::new();
+        let mut refused: Vec<(Arc<Stream>, Refused)> = Vec::new();
         // Runs of messages that are written together: of one stream, none refused in between.
         let mut start = 0;
         while start < batch.len() {
@@ -88,30 +106,24 @@ impl Writer for ChanbufWriter {
                 |message: &&Message| message.stream() == name && self.refusal(message).is_none();
             let end = start + batch[start..].iter().take_while(same).count();
             let stream = self.broker.stream(name);
-            let run = &batch[start..end];
-            let written = match self.broker.config.full {
-                Full::Wait => stream.write_waiting(run).await,
-                Full::Refuse => match stream.write(run) {
-                    Ok(written) if written == run.len() => Ok(()),
-                    Ok(written) => Err((written, self.full(name))),
-                    Err(error) => Err((0, error)),
-                },
+            // Once one of a stream is refused, so is what follows it there: written now, it would
+            // be ahead of what is tried again.
+            let before = refused.iter().find(|(other, _)| other.name == *name);
+            let result = match before {
+                Some((_, why)) => Err((0, *why)),
+                None => self.write_run(&stream, &batch[start..end]).await,
             };
-            if let Err((written, error)) = written {
-                let kind = error.kind();
-                let mut error = Some(error);
-                failures.extend((start + written..end).map(|index| {
-                    let again = || Error::new(kind, "as the message before it").driver(DRIVER);
-                    (index, error.take().unwrap_or_else(again))
-                }));
+            if let Err((written, why)) = result {
+                let failed = start + written..end;
+                failures.extend(failed.map(|index| (index, stream.error(why))));
+                refused.push((stream, why));
             }
             start = end;
         }
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(WriteError::new(failures))
+        for (stream, _) in refused.drain(..) {
+            self.broker.forget_unused(&stream);
         }
+        result_of(failures)
     }
 
     fn try_write(&self, batch: &[Message]) -> Option<Result<(), WriteError>> {
@@ -119,56 +131,152 @@ impl Writer for ChanbufWriter {
         let plain = |message: &Message| {
             message.stream() == first.stream() && self.refusal(message).is_none()
         };
-        if self.is_closed() || !batch.iter().all(plain) {
+        if self.writes.is_closed() || !batch.iter().all(plain) {
             return None;
         }
-        match self.broker.stream(first.stream()).try_write(batch) {
+        match self.broker.existing(first.stream())?.try_write(batch) {
             Ok(true) => Some(Ok(())),
             Ok(false) | Err(_) => None,
         }
     }
 
     async fn write_at(&self, batch: &[Message], due: SystemTime) -> Result<(), WriteError> {
+        if self.writes.is_closed() {
+            return all_closed(batch);
+        }
         let mut failures = Vec::new();
         for (index, message) in batch.iter().enumerate() {
-            let scheduled = if self.is_closed() {
-                Err(Error::closed("the writer").driver(DRIVER))
-            } else if let Some(error) = self.refusal(message) {
-                Err(error)
-            } else {
-                self.broker
-                    .stream(message.stream())
-                    .schedule(message.clone(), due)
-            };
-            if let Err(error) = scheduled {
+            if let Some(error) = self.refusal(message) {
                 failures.push((index, error));
+                continue;
+            }
+            let stream = self.broker.stream(message.stream());
+            if let Err(why) = stream.schedule(message.clone(), due) {
+                failures.push((index, stream.error(why)));
+                self.broker.forget_unused(&stream);
             }
         }
-        if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(WriteError::new(failures))
-        }
+        result_of(failures)
     }
 
     async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
-        if self.is_closed() {
-            return Err(Error::closed("the writer").driver(DRIVER));
+        if self.writes.is_closed() {
+            return Err(closed_writer());
         }
-        Ok(self.broker.stream(stream).cancel(id))
+        let Some(stream) = self.broker.existing(stream) else {
+            return Ok(false);
+        };
+        let cancelled = stream.cancel(id);
+        self.broker.forget_unused(&stream);
+        Ok(cancelled)
     }
 
-    /// Every write is complete when it returns.
     async fn flush(&self) -> Result<()> {
+        self.writes.wait().await;
         Ok(())
     }
 
+    /// Waits for the writes that wait for room. Dropped before they have it, it makes them fail.
     async fn close(&self) -> Result<()> {
-        self.closed.store(true, Ordering::Release);
+        self.writes.close().await;
         Ok(())
     }
 
     fn capabilities(&self) -> &Capabilities {
         &self.broker.capabilities
+    }
+}
+
+/// The writes of a writer that have begun and not ended, and whether more may begin.
+#[derive(Default)]
+struct Writes {
+    closed: AtomicBool,
+    begun: Mutex<Begun>,
+    ended: Notify,
+    abandoned: AtomicBool,
+    abandon: Notify,
+}
+
+#[derive(Default)]
+struct Begun {
+    next: u64,
+    open: Vec<u64>,
+}
+
+/// A write that has begun. It ends when this is dropped.
+struct Write<'a> {
+    writes: &'a Writes,
+    number: u64,
+}
+
+impl Writes {
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Begun> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a write, unless closed.
+    fn begin(&self) -> Option<Write<'_>> {
+        let mut begun = self.lock();
+        if self.is_closed() {
+            return None;
+        }
+        let number = begun.next;
+        begun.next += 1;
+        begun.open.push(number);
+        Some(Write {
+            writes: self,
+            number,
+        })
+    }
+
+    /// Waits until all that have begun so far have ended.
+    async fn wait(&self) {
+        let until = self.lock().next;
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if self.lock().open.iter().all(|number| *number >= until) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    async fn close(&self) {
+        struct Closing<'a>(&'a Writes);
+        impl Drop for Closing<'_> {
+            fn drop(&mut self) {
+                self.0.abandoned.store(true, Ordering::Release);
+                self.0.abandon.notify_waiters();
+            }
+        }
+        {
+            // Under the lock, so that none begins that is not waited for.
+            let _begun = self.lock();
+            self.closed.store(true, Ordering::Release);
+        }
+        let _closing = Closing(self);
+        self.wait().await;
+    }
+
+    /// Waits until nobody waits any longer for writes to end.
+    async fn abandoned(&self) {
+        let mut abandon = std::pin::pin!(self.abandon.notified());
+        abandon.as_mut().enable();
+        if !self.abandoned.load(Ordering::Acquire) {
+            abandon.await;
+        }
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        let number = self.number;
+        self.writes.lock().open.retain(|other| *other != number);
+        self.writes.ended.notify_waiters();
     }
 }

@@ -14,7 +14,10 @@ struct InMemory {
 
 impl InMemory {
     fn new(name: &'static str, builder: ChanbufBuilder) -> Self {
-        Self { name, broker: builder.build().unwrap() }
+        Self {
+            name,
+            broker: builder.build().unwrap(),
+        }
     }
 }
 
@@ -37,13 +40,18 @@ async fn default() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_leases() {
-    let builder = Chanbuf::builder().lease(Duration::from_secs(2)).largest_message(256 << 10);
+    let builder = Chanbuf::builder()
+        .lease(Duration::from_secs(2))
+        .largest_message(256 << 10);
     let harness = InMemory::new("chanbuf (leases)", builder);
     streams_testkit::run(harness).await.assert_passed();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_retention() {
-    let harness = InMemory::new("chanbuf (retention)", Chanbuf::builder().retain(20_000).capacity(20_000));
+    let harness = InMemory::new(
+        "chanbuf (retention)",
+        Chanbuf::builder().retain(20_000).capacity(20_000),
+    );
     streams_testkit::run(harness).await.assert_passed();
 }

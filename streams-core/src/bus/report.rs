@@ -131,9 +131,11 @@ pub struct Activity {
     pub in_flight: usize,
     /// Of those: waiting for a handler.
     pub queued: usize,
+    /// Of those queued: behind a message of their key that waits for its retry.
+    pub blocked: usize,
     /// Of those: in a handler.
     pub running: usize,
-    /// Of those: waiting for the delay before a retry.
+    /// Of those: waiting for a retry that is not due yet.
     pub waiting: usize,
     /// Handled, and not yet settled with the driver.
     pub unsettled: usize,
@@ -144,6 +146,7 @@ impl Sum for Activity {
         iter.fold(Self::default(), |a, b| Self {
             in_flight: a.in_flight + b.in_flight,
             queued: a.queued + b.queued,
+            blocked: a.blocked + b.blocked,
             running: a.running + b.running,
             waiting: a.waiting + b.waiting,
             unsettled: a.unsettled + b.unsettled,

@@ -157,6 +157,6 @@ impl Running {
 
     /// What it holds right now.
     pub(crate) fn activity(&self) -> Activity {
-        self.shared.lock().dispatcher.activity()
+        self.shared.lock().dispatcher.activity(Instant::now())
     }
 }

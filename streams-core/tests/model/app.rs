@@ -11,7 +11,7 @@ use crate::driver::driver;
 use crate::world::World;
 
 /// Runs the schedule until every message is handled and settled.
-pub async fn run(world: World) {
+pub(crate) async fn run(world: World) {
     let plan = world.plan.clone();
     for _ in 0..plan.restarts {
         let bus = start(&world).await;
@@ -23,6 +23,7 @@ pub async fn run(world: World) {
     let bus = start(&world).await;
     let done = async {
         while !world.lock().broker.all_done() {
+            check_promises(&world);
             let activity = bus.activity();
             assert!(
                 activity.in_flight <= plan.max_in_flight,
@@ -33,12 +34,23 @@ pub async fn run(world: World) {
     };
     let in_time = tokio::time::timeout_at(world.deadline(), done).await;
     assert!(in_time.is_ok(), "{plan:?}: stuck at {:?}", bus.activity());
+    check_promises(&world);
     let handled = world.lock().record.handled.len();
     assert_eq!(
         handled, plan.messages,
         "{plan:?}: some were settled and never handled"
     );
     check(&world, &bus.shutdown(Duration::from_secs(60)).await);
+}
+
+fn check_promises(world: &World) {
+    let broken = world.lock().record.broken.clone();
+    assert!(
+        broken.is_none(),
+        "{:?}: {}",
+        world.plan,
+        broken.unwrap_or_default()
+    );
 }
 
 fn check(world: &World, report: &RunReport) {
@@ -132,7 +144,11 @@ fn failure(world: &World) -> HandlerResult {
 }
 
 async fn handle_batch(world: World, batch: Batch) -> streams_core::BatchOutcome {
-    assert!(!batch.is_empty() && batch.len() <= world.plan.batch.unwrap_or(1));
+    let fits = !batch.is_empty() && batch.len() <= world.plan.batch.unwrap_or(1);
+    world
+        .lock()
+        .record
+        .expect(fits, || format!("a batch of {}", batch.len()));
     let handlings: Vec<_> = batch
         .iter()
         .map(|context| world.begin(context.message().id().as_str().parse().expect("our id")))

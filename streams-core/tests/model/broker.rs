@@ -10,29 +10,29 @@ use tokio::time::Instant;
 use crate::world::{Plan, Record, key};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Offsets in partitions, as Kafka.
     Positional,
     /// Leases on single messages, in order per key, as SQS FIFO.
     Leasing,
 }
 
-pub struct Broker {
+pub(crate) struct Broker {
     plan: Plan,
-    pub partitions: Vec<Partition>,
+    pub(crate) partitions: Vec<Partition>,
     leased: Vec<Leased>,
     next_token: u64,
     /// Rises with each subscription; what an earlier one holds counts for nothing.
-    pub session: u32,
+    pub(crate) session: u32,
 }
 
-pub struct Partition {
-    pub log: Vec<usize>,
+pub(crate) struct Partition {
+    pub(crate) log: Vec<usize>,
     /// Everything before this is done for good.
-    pub committed: usize,
+    pub(crate) committed: usize,
     /// What is delivered next.
-    pub position: usize,
-    pub epoch: u32,
+    pub(crate) position: usize,
+    pub(crate) epoch: u32,
 }
 
 /// A message of the leasing kind.
@@ -45,15 +45,15 @@ struct Leased {
 }
 
 /// A message on its way out.
-pub struct Out {
-    pub message: usize,
-    pub token: TokenId,
-    pub attempt: Option<u32>,
-    pub lease: Option<Instant>,
+pub(crate) struct Out {
+    pub(crate) message: usize,
+    pub(crate) token: TokenId,
+    pub(crate) attempt: Option<u32>,
+    pub(crate) lease: Option<Instant>,
 }
 
 impl Broker {
-    pub fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &Plan) -> Self {
         let mut partitions: Vec<_> = (0..plan.partitions)
             .map(|_| Partition {
                 log: Vec::new(),
@@ -82,7 +82,7 @@ impl Broker {
     }
 
     /// A new subscription: what the one before held comes again.
-    pub fn subscribe(&mut self) -> u32 {
+    pub(crate) fn subscribe(&mut self) -> u32 {
         self.session += 1;
         for partition in &mut self.partitions {
             partition.epoch += 1;
@@ -95,20 +95,20 @@ impl Broker {
     }
 
     /// A partition goes away and comes back under another epoch.
-    pub fn reassign(&mut self, partition: u32) {
+    pub(crate) fn reassign(&mut self, partition: u32) {
         let partition = &mut self.partitions[partition as usize];
         partition.epoch += 1;
         partition.position = partition.committed;
     }
 
-    pub fn assignment(&self, partition: u32) -> Assignment {
+    pub(crate) fn assignment(&self, partition: u32) -> Assignment {
         Assignment {
             partition,
             epoch: self.partitions[partition as usize].epoch,
         }
     }
 
-    pub fn all_done(&self) -> bool {
+    pub(crate) fn all_done(&self) -> bool {
         match self.plan.kind {
             Kind::Positional => self.partitions.iter().all(|p| p.committed == p.log.len()),
             Kind::Leasing => self.leased.iter().all(|message| message.acked),
@@ -116,7 +116,7 @@ impl Broker {
     }
 
     /// The next messages for a subscription, at most `max`.
-    pub fn deliver(&mut self, session: u32, max: usize, rng: &mut Rng) -> Vec<Out> {
+    pub(crate) fn deliver(&mut self, session: u32, max: usize, rng: &mut Rng) -> Vec<Out> {
         let mut out = Vec::new();
         let max = rng.usize(1..=max);
         match self.plan.kind {
@@ -196,7 +196,7 @@ impl Broker {
     }
 
     /// When a message that nobody may have now can be had.
-    pub fn next_change(&self) -> Option<Instant> {
+    pub(crate) fn next_change(&self) -> Option<Instant> {
         let waiting = self.leased.iter().filter(|message| !message.acked);
         waiting
             .filter_map(|message| {
@@ -209,41 +209,39 @@ impl Broker {
     }
 
     /// A settlement has arrived; `false` says that its delivery is no longer the sender's.
-    pub fn settle(&mut self, record: &Record, token: TokenId, action: SettleAction) -> bool {
+    pub(crate) fn settle(
+        &mut self,
+        record: &mut Record,
+        token: TokenId,
+        action: SettleAction,
+    ) -> bool {
         match self.plan.kind {
             Kind::Positional => self.commit(record, token, action),
             Kind::Leasing => self.settle_one(record, token, action),
         }
     }
 
-    fn commit(&mut self, record: &Record, token: TokenId, action: SettleAction) -> bool {
-        let plan = &self.plan;
-        assert_eq!(
-            action,
-            SettleAction::Ack,
-            "{plan:?}: only positions are committed here"
-        );
+    fn commit(&mut self, record: &mut Record, token: TokenId, action: SettleAction) -> bool {
+        record.expect(action == SettleAction::Ack, || {
+            format!("{action:?} of a position")
+        });
         let partition = &mut self.partitions[token.partition as usize];
         if partition.epoch != token.epoch {
             return false;
         }
         let next = token.sequence as usize + 1;
-        assert!(
-            next >= partition.committed,
-            "{plan:?}: the position went back"
-        );
-        for message in &partition.log[partition.committed..next] {
-            assert!(
-                record.handled.contains(message),
-                "{plan:?}: {message} committed, never handled"
-            );
+        record.expect(next >= partition.committed, || {
+            "the position went back".to_owned()
+        });
+        for message in &partition.log[partition.committed.min(next)..next] {
+            let handled = record.handled.contains(message);
+            record.expect(handled, || format!("{message} committed, never handled"));
         }
         partition.committed = next;
         true
     }
 
-    fn settle_one(&mut self, record: &Record, token: TokenId, action: SettleAction) -> bool {
-        let plan = &self.plan;
+    fn settle_one(&mut self, record: &mut Record, token: TokenId, action: SettleAction) -> bool {
         let now = Instant::now();
         let valid = |held: Option<(u64, u32, Instant)>| {
             held.is_some_and(|(t, s, until)| t == token.sequence && s == token.epoch && until > now)
@@ -255,10 +253,8 @@ impl Broker {
         message.held = None;
         match action {
             SettleAction::Ack => {
-                assert!(
-                    record.handled.contains(&at),
-                    "{plan:?}: {at} acknowledged, never handled"
-                );
+                let handled = record.handled.contains(&at);
+                record.expect(handled, || format!("{at} acknowledged, never handled"));
                 message.acked = true;
             }
             SettleAction::Retry { after } => {
@@ -269,8 +265,15 @@ impl Broker {
         true
     }
 
+    /// Takes a message away from whoever holds it.
+    pub(crate) fn take_away(&mut self, token: TokenId) {
+        for message in &mut self.leased {
+            message.held = message.held.filter(|(t, _, _)| *t != token.sequence);
+        }
+    }
+
     /// Makes leases last; returns those that were gone.
-    pub fn extend(&mut self, tokens: &[TokenId], by: Duration) -> Vec<TokenId> {
+    pub(crate) fn extend(&mut self, tokens: &[TokenId], by: Duration) -> Vec<TokenId> {
         let now = Instant::now();
         let mut lost = Vec::new();
         for token in tokens {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::broker::Kind;
 use crate::world::{World, key};
 
-pub fn driver(world: &World) -> AnyDriver {
+pub(crate) fn driver(world: &World) -> AnyDriver {
     let capabilities = match world.plan.kind {
         Kind::Positional => Capabilities::none("model")
             .groups(true)
@@ -208,7 +208,10 @@ impl Subscription for Open {
         for settlement in settlements.drain(..through) {
             let state = &mut *self.world.lock();
             let id = settlement.token.id();
-            if !state.broker.settle(&state.record, id, settlement.action) {
+            if !state
+                .broker
+                .settle(&mut state.record, id, settlement.action)
+            {
                 report.lost.push(id);
             }
         }
@@ -219,6 +222,11 @@ impl Subscription for Open {
         self.world.dawdle(Duration::from_millis(3)).await;
         self.check(self.world.plan.settle_fails, "extending failed")?;
         let mut report = ExtendReport::default();
+        if self.world.chance(self.world.plan.leases_lost) {
+            let state = &mut *self.world.lock();
+            let one = state.rng.usize(0..deliveries.len());
+            state.broker.take_away(deliveries[one]);
+        }
         report.lost = self.world.lock().broker.extend(deliveries, by);
         Ok(report)
     }

@@ -11,56 +11,67 @@ use crate::broker::{Broker, Kind};
 
 /// What a schedule is made of, drawn from its seed.
 #[derive(Debug, Clone)]
-pub struct Plan {
-    pub kind: Kind,
-    pub seed: u64,
-    pub messages: usize,
-    pub keys: usize,
-    pub partitions: u32,
-    pub concurrency: usize,
-    pub max_in_flight: usize,
-    pub batch: Option<usize>,
-    pub lease: Duration,
+pub(crate) struct Plan {
+    pub(crate) kind: Kind,
+    pub(crate) messages: usize,
+    pub(crate) keys: usize,
+    pub(crate) partitions: u32,
+    pub(crate) concurrency: usize,
+    pub(crate) max_in_flight: usize,
+    pub(crate) batch: Option<usize>,
+    pub(crate) lease: Duration,
     /// Chances in a thousand.
-    pub connection_fails: u32,
-    pub settle_fails: u32,
-    pub duplicates: u32,
-    pub revokes: u32,
-    pub handler_fails: u32,
-    pub dead_letter_fails: u32,
+    pub(crate) connection_fails: u32,
+    pub(crate) settle_fails: u32,
+    pub(crate) duplicates: u32,
+    pub(crate) leases_lost: u32,
+    pub(crate) revokes: u32,
+    pub(crate) handler_fails: u32,
+    pub(crate) dead_letter_fails: u32,
     /// Shutdowns in the middle, each followed by a new bus on the same broker.
-    pub restarts: u32,
+    pub(crate) restarts: u32,
 }
 
 #[derive(Clone)]
-pub struct World {
-    pub plan: Plan,
+pub(crate) struct World {
+    pub(crate) plan: Plan,
     state: Arc<Mutex<State>>,
 }
 
-pub struct State {
-    pub rng: Rng,
-    pub broker: Broker,
-    pub record: Record,
+pub(crate) struct State {
+    pub(crate) rng: Rng,
+    pub(crate) broker: Broker,
+    pub(crate) record: Record,
 }
 
 /// What the handlers did, and the checks on it.
 #[derive(Default)]
-pub struct Record {
+pub(crate) struct Record {
     /// Messages handled to the end, or written to the dead letters.
-    pub handled: HashSet<usize>,
+    pub(crate) handled: HashSet<usize>,
     running: usize,
     running_keys: HashMap<usize, usize>,
-    pub attempts: usize,
+    pub(crate) attempts: usize,
+    /// The first promise that was broken. Kept here, for a panic in a handler is the runner's to
+    /// contain.
+    pub(crate) broken: Option<String>,
+}
+
+impl Record {
+    /// Notes a broken promise, unless `kept`.
+    pub(crate) fn expect(&mut self, kept: bool, promise: impl FnOnce() -> String) {
+        if !kept && self.broken.is_none() {
+            self.broken = Some(promise());
+        }
+    }
 }
 
 impl World {
-    pub fn new(kind: Kind, seed: u64) -> Self {
+    pub(crate) fn new(kind: Kind, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed ^ ((kind as u64) << 60));
         let chance = |rng: &mut Rng, most: u32| if rng.bool() { rng.u32(0..most) } else { 0 };
         let plan = Plan {
             kind,
-            seed,
             messages: rng.usize(1..60),
             keys: rng.usize(1..8),
             partitions: rng.u32(1..4),
@@ -71,6 +82,7 @@ impl World {
             connection_fails: chance(&mut rng, 60),
             settle_fails: chance(&mut rng, 200),
             duplicates: chance(&mut rng, 100),
+            leases_lost: chance(&mut rng, 500),
             revokes: chance(&mut rng, 60),
             handler_fails: chance(&mut rng, 300),
             dead_letter_fails: chance(&mut rng, 500),
@@ -87,17 +99,17 @@ impl World {
         }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// True with this many chances in a thousand.
-    pub fn chance(&self, permille: u32) -> bool {
+    pub(crate) fn chance(&self, permille: u32) -> bool {
         self.lock().rng.u32(0..1000) < permille
     }
 
     /// Sometimes takes some time.
-    pub async fn dawdle(&self, most: Duration) {
+    pub(crate) async fn dawdle(&self, most: Duration) {
         let pause = {
             let rng = &mut self.lock().rng;
             match rng.u8(0..4) {
@@ -114,41 +126,30 @@ impl World {
     }
 
     /// The key of a message: some have none.
-    pub fn key(&self, message: usize) -> Option<usize> {
+    pub(crate) fn key(&self, message: usize) -> Option<usize> {
         key(&self.plan, message)
     }
 
     /// A handler starts on a message.
-    pub fn begin(&self, message: usize) -> Handling {
+    pub(crate) fn begin(&self, message: usize) -> Handling {
         let plan = &self.plan;
         let mut state = self.lock();
         let record = &mut state.record;
         record.attempts += 1;
         // Every failure is a random one; so many in a row are a hot loop.
-        assert!(
-            record.attempts < 400 * plan.messages,
-            "{plan:?}: a hot loop"
-        );
+        let attempts = record.attempts;
+        record.expect(attempts < 400 * plan.messages, || "a hot loop".to_owned());
         record.running += 1;
         let most = plan.concurrency * plan.batch.unwrap_or(1);
-        assert!(
-            record.running <= most,
-            "{plan:?}: {} handlers at once",
-            record.running
-        );
+        let running = record.running;
+        record.expect(running <= most, || format!("{running} handlers at once"));
         if let Some(key) = key(plan, message) {
             let running = record.running_keys.entry(key).or_default();
             *running += 1;
+            let running = *running;
             if plan.batch.is_none() {
-                assert_eq!(*running, 1, "{plan:?}: two of key {key} at once");
-            }
-            if plan.batch.is_none() {
-                for earlier in (0..message).filter(|m| self.key(*m) == Some(key)) {
-                    assert!(
-                        record.handled.contains(&earlier),
-                        "{plan:?}: message {message} before {earlier}, both of key {key}"
-                    );
-                }
+                record.expect(running == 1, || format!("two of key {key} at once"));
+                self.expect_earlier(record, message, key);
             }
         }
         Handling {
@@ -157,37 +158,40 @@ impl World {
         }
     }
 
-    pub fn deadline(&self) -> Instant {
+    /// All messages of the key before this one have been handled.
+    fn expect_earlier(&self, record: &mut Record, message: usize, key: usize) {
+        let earlier =
+            (0..message).find(|m| self.key(*m) == Some(key) && !record.handled.contains(m));
+        record.expect(earlier.is_none(), || {
+            format!("message {message} before {earlier:?}, both of key {key}")
+        });
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + Duration::from_secs(60 * 60)
     }
 }
 
-pub fn key(plan: &Plan, message: usize) -> Option<usize> {
+pub(crate) fn key(plan: &Plan, message: usize) -> Option<usize> {
     let key = message % (plan.keys + 1);
     (key < plan.keys).then_some(key)
 }
 
 /// A handler at work on a message, until it is dropped.
-pub struct Handling {
+pub(crate) struct Handling {
     world: World,
     message: usize,
 }
 
 impl Handling {
     /// The message has been handled.
-    pub fn done(self) {
+    pub(crate) fn done(self) {
         let (world, message) = (&self.world, self.message);
-        let handled = &mut world.lock().record.handled;
+        let record = &mut world.lock().record;
         if let Some(key) = world.key(message) {
-            for earlier in (0..message).filter(|m| world.key(*m) == Some(key)) {
-                assert!(
-                    handled.contains(&earlier),
-                    "{:?}: message {message} done before {earlier}, both of key {key}",
-                    world.plan
-                );
-            }
+            world.expect_earlier(record, message, key);
         }
-        handled.insert(message);
+        record.handled.insert(message);
     }
 }
 

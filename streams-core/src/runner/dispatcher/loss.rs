@@ -81,6 +81,7 @@ impl Dispatcher {
         self.orphan(|_| true);
         self.positions.clear();
         self.settlements.clear();
+        self.barred.clear();
     }
 
     /// Stops starting messages of these partitions; returns how many are still in a handler.

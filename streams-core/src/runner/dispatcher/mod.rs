@@ -11,7 +11,7 @@ mod loss;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -147,6 +147,8 @@ pub(crate) struct Dispatcher {
     waiting: usize,
     /// For individual acknowledgement.
     settlements: Vec<Settlement>,
+    /// Lanes of which something was given back that the driver does not know of yet.
+    barred: HashSet<LaneKey, RandomState>,
     /// For cumulative acknowledgement.
     positions: Positions,
     pub(crate) counts: Counts,
@@ -176,6 +178,7 @@ impl Dispatcher {
             running: 0,
             waiting: 0,
             settlements: Vec::new(),
+            barred: HashSet::default(),
             positions: Positions::default(),
             counts: Counts::default(),
             stopping: false,
@@ -191,7 +194,7 @@ impl Dispatcher {
 
     /// How many more messages may be fetched.
     pub(crate) fn room(&self) -> usize {
-        if self.bytes >= self.max_bytes {
+        if self.bytes >= self.max_bytes || !self.barred.is_empty() {
             return 0;
         }
         let by_bytes = (self.max_bytes - self.bytes) / self.typical_size.max(1);
@@ -221,13 +224,29 @@ impl Dispatcher {
             }
     }
 
-    pub(crate) fn activity(&self) -> Activity {
+    pub(crate) fn activity(&self, now: Instant) -> Activity {
         let in_flight = self.entries.len();
+        let (mut waiting, mut blocked) = (0, 0);
+        for Reverse((due, stamp, index)) in &self.timers {
+            let Some(entry) = self.entries.get(*index as usize) else {
+                continue;
+            };
+            if *due <= now || entry.state != State::Waiting || entry.stamp != *stamp {
+                continue;
+            }
+            waiting += 1;
+            let mut next = entry.next;
+            while next != NONE {
+                blocked += 1;
+                next = self.entries[next as usize].next;
+            }
+        }
         Activity {
             in_flight,
-            queued: in_flight - self.running - self.waiting,
+            queued: in_flight - self.running - waiting,
+            blocked,
             running: self.running,
-            waiting: self.waiting,
+            waiting,
             unsettled: self.unsettled(),
         }
     }
@@ -243,6 +262,10 @@ impl Dispatcher {
         } = delivery;
         let id = token.id();
         let lane = self.lane_of(&message, id);
+        if self.barred.contains(&lane) {
+            self.settlements.push(token.release());
+            return;
+        }
         let size = u32::try_from(message.size()).unwrap_or(u32::MAX);
         self.bytes += size as usize;
         self.typical_size = (self.typical_size - self.typical_size / 64).max(size as usize);
@@ -275,6 +298,10 @@ impl Dispatcher {
             state: State::Ready,
             orphan: false,
         };
+        if self.entries.len() == self.entries.capacity() {
+            // In smaller steps than a vector's own, which may leave half of it unused.
+            self.entries.reserve_exact((self.entries.len() / 4).max(64));
+        }
         let index = self.entries.insert(entry) as Index;
         if lane == NO_LANE {
             self.ready.push_back(index);
@@ -468,9 +495,17 @@ impl Dispatcher {
         self.remove(index);
     }
 
+    /// Gives a delivery back. Until the driver knows, later ones of its lane go back too: it may have
+    /// sent them before it could know that they must wait.
     fn push_settlement(&mut self, index: Index, action: SettleAction) {
-        let id = self.entries[index as usize].id;
+        let (id, lane) = {
+            let entry = &self.entries[index as usize];
+            (entry.id, entry.lane)
+        };
         if !self.cumulative {
+            if lane != NO_LANE {
+                self.barred.insert(lane);
+            }
             let token = AckToken::new(id.partition, id.epoch, id.sequence);
             self.settlements.push(token.settle(action));
         }
@@ -497,6 +532,18 @@ impl Dispatcher {
     /// When the next retry is due.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         self.timers.peek().map(|Reverse((due, _, _))| *due)
+    }
+
+    /// Everything taken has been settled.
+    pub(crate) fn all_settled(&mut self) {
+        if self.settlements.is_empty() {
+            self.barred.clear();
+        }
+    }
+
+    /// Whether something waits to be given back, so that settling should not.
+    pub(crate) fn is_barred(&self) -> bool {
+        !self.barred.is_empty()
     }
 
     /// Takes what is to be settled.

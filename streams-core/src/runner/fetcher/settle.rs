@@ -14,10 +14,10 @@ impl Fetcher {
     /// Sends settlements: at once where the driver can without waiting, else when there are many,
     /// when they have waited long enough, when nothing is left to wait for, or when `all` says so.
     pub(super) async fn settle(&mut self, now: Instant, all: bool) -> Result<()> {
-        let idle = {
+        let urgent = {
             let mut pool = self.shared.lock();
             pool.dispatcher.take_settlements(&mut self.settlements);
-            pool.dispatcher.in_flight() == 0
+            pool.dispatcher.in_flight() == 0 || pool.dispatcher.is_barred()
         };
         if self.settlements.is_empty() {
             self.times.settle = None;
@@ -34,7 +34,7 @@ impl Fetcher {
             .times
             .settle
             .get_or_insert(now + self.shared.settings.settle_linger);
-        if all || idle || due <= now || self.settlements.len() >= SETTLE_AT {
+        if all || urgent || due <= now || self.settlements.len() >= SETTLE_AT {
             let result = self.subscription.settle(&mut self.settlements).await;
             return self.settled(result, now).await;
         }
@@ -57,6 +57,9 @@ impl Fetcher {
                         "settled too late: the messages are delivered again"
                     );
                     self.shared.lock().dispatcher.counts.lost += report.lost.len() as u64;
+                }
+                if self.settlements.is_empty() {
+                    self.shared.lock().dispatcher.all_settled();
                 }
                 // A driver that leaves some without an error gets them again a little later.
                 if !self.settlements.is_empty() {
