@@ -325,7 +325,7 @@ mod tests {
             "a\0",
             &"x".repeat(513),
         ] {
-            let error = StreamName::new(name.to_owned()).unwrap_err();
+            let error = StreamName::new(name).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidMessage, "{name:?}");
         }
         let error = StreamName::new("a b").unwrap_err().to_string();

@@ -219,7 +219,7 @@ impl Stream {
         };
         let group = &mut state.groups[index].1;
         group.expire();
-        for Settlement { token, action, .. } in settlements.drain(..) {
+        for Settlement { token, action } in settlements.drain(..) {
             if let Settled::Lost = group.settle(member, token.id(), action) {
                 report.lost.push(token.id());
             }

@@ -10,8 +10,9 @@
 //!   committed. On anything else, an error, a retry, a release, a dead letter, it is released, so that
 //!   the message can come again.
 //! - Done already: acknowledged without calling the handler.
-//! - In progress elsewhere: retried after a delay that grows with the attempts, 1 s to 30 s.
-//! - The storage cannot be reached: retried the same way and logged at `ERROR`; the handler is not
+//! - In progress elsewhere: [postponed](Outcome::Postpone), which counts no attempt, for 1 s or more
+//!   the more attempts were made, up to 30 s.
+//! - The storage cannot be reached: postponed the same way and logged at `ERROR`; the handler is not
 //!   called. It is no failure of the message, so no outage of the storage makes dead letters.
 //! - The commit fails after the handler has succeeded: logged at `WARN` and acknowledged. Should the
 //!   message come again, it is handled again once the claim has expired.
@@ -285,7 +286,7 @@ impl<H> DeduplicationService<H> {
     }
 
     fn put_off(&self, context: &Context) -> Outcome {
-        Outcome::retry_after(self.settings.backoff.delay(context.attempt()))
+        Outcome::postpone(self.settings.backoff.delay(context.attempt()))
     }
 
     /// Commits what was acknowledged and releases the rest. A delivery without a result counts as
@@ -349,6 +350,7 @@ impl<I: Input, H: Handler<I>> Handler<I> for DeduplicationService<H> {
                 Err(first) => match &results[first] {
                     Some(Ok(Outcome::Ack)) => Outcome::Ack,
                     Some(Ok(Outcome::Retry { after })) => Outcome::Retry { after: *after },
+                    Some(Ok(Outcome::Postpone { after })) => Outcome::postpone(*after),
                     _ => self.put_off(&items[index]),
                 },
             }));

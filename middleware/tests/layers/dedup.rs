@@ -114,7 +114,7 @@ async fn while_another_is_at_it_the_message_waits() {
     let claim = acquire(&storage, context.message().id()).await;
     assert_eq!(
         handler.handle(&context).await.unwrap(),
-        Outcome::retry_after(SECOND)
+        Outcome::postpone(SECOND)
     );
     assert_eq!(calls.get(), 0);
     assert!(
@@ -239,7 +239,7 @@ async fn of_many_workers_with_one_message_one_handles_it() {
     assert!(
         outcomes
             .iter()
-            .all(|o| matches!(o, Outcome::Ack | Outcome::Retry { .. })),
+            .all(|o| matches!(o, Outcome::Ack | Outcome::Postpone { .. })),
         "{outcomes:?}"
     );
 }
@@ -288,7 +288,7 @@ async fn of_a_batch_only_what_is_claimed_is_handled() {
         results[2].as_ref().unwrap_err().kind(),
         ErrorKind::Unavailable
     );
-    assert_eq!(results[3].as_ref().unwrap(), &Outcome::retry_after(SECOND));
+    assert_eq!(results[3].as_ref().unwrap(), &Outcome::postpone(SECOND));
     assert_eq!(results[4].as_ref().unwrap(), &Outcome::Ack);
     assert_eq!(*seen.lock().unwrap(), [["a", "fails", "b"]]);
 
@@ -341,7 +341,7 @@ async fn the_same_message_twice_in_a_batch_is_handled_once() {
     assert!(results[2].is_err());
     assert_eq!(
         results[4].as_ref().unwrap(),
-        &Outcome::retry_after(SECOND),
+        &Outcome::postpone(SECOND),
         "not acknowledged: the first failed"
     );
     assert_eq!(
@@ -366,7 +366,7 @@ async fn large_batches_keep_their_order() {
         assert_eq!(result.as_ref().unwrap(), &Outcome::dead_letter(*id));
     }
     assert!(
-        matches!(results[100], Ok(Outcome::Retry { .. })),
+        matches!(results[100], Ok(Outcome::Postpone { .. })),
         "{:?}",
         results[100]
     );
@@ -466,7 +466,7 @@ async fn an_outage_of_the_storage_loses_nothing() {
             .unwrap();
         assert_eq!(
             outcome,
-            Outcome::retry_after(seconds * SECOND),
+            Outcome::postpone(seconds * SECOND),
             "no error, so never a dead letter"
         );
     }
@@ -484,7 +484,7 @@ async fn an_outage_of_the_storage_loses_nothing() {
     assert_eq!(handler.handle(&context).await.unwrap(), Outcome::Ack);
     assert_eq!(
         handler.handle(&context).await.unwrap(),
-        Outcome::retry_after(SECOND)
+        Outcome::postpone(SECOND)
     );
     advance(EXPIRY).await;
     storage.commits.store(false, Ordering::SeqCst);

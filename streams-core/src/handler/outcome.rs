@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn results_convert() {
         assert_eq!(().into_handler_result().unwrap(), Outcome::Ack);
-        let result: Result<(), std::fmt::Error> = Err(std::fmt::Error);
+        let result: Result<(), fmt::Error> = Err(fmt::Error);
         assert!(!result.into_handler_result().unwrap_err().is_unrecoverable());
         let result: Result<Outcome, HandlerError> = Ok(Outcome::Release);
         assert_eq!(result.into_handler_result().unwrap(), Outcome::Release);

@@ -1,11 +1,10 @@
 //! The state of one schedule: its random numbers, its broker, and what the handlers did.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::time::Instant;
 
 use crate::broker::{Broker, Kind};
 
@@ -100,7 +99,7 @@ impl World {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True with this many chances in a thousand.
@@ -167,9 +166,6 @@ impl World {
         });
     }
 
-    pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + Duration::from_secs(60 * 60)
-    }
 }
 
 pub(crate) fn key(plan: &Plan, message: usize) -> Option<usize> {

@@ -490,3 +490,36 @@ async fn a_million_unsettled_deliveries_are_the_most() {
     tap.ack(held);
     assert_eq!(tap.now(usize::MAX).len(), 5);
 }
+
+#[tokio::test(start_paused = true)]
+async fn names_used_once_do_not_gather() {
+    let broker = broker();
+    let before = format!("{broker:?}");
+    assert!(before.contains("streams: 0"), "{before}");
+    for n in 0..100 {
+        let stream = format!("s{n}");
+        assert!(write(&broker, &messages(&stream, 0..1)).await.is_err());
+        let mut tap = open(&broker, &options(&stream)).await;
+        write(&broker, &messages(&stream, 0..1)).await.unwrap();
+        tap.handle(1).await;
+        drop(tap);
+        broker
+            .create_group(stream.as_str(), "g", &StartFrom::Latest)
+            .unwrap();
+        broker.delete_group(stream.as_str(), "g").unwrap();
+        let due = SystemTime::now();
+        assert!(
+            broker
+                .writer()
+                .write_at(&messages(&stream, 0..1), due)
+                .await
+                .is_err()
+        );
+        let bad = options(&stream).start_from(StartFrom::Position("7000".to_owned()));
+        assert!(broker.reader().subscribe(&bad).await.is_err());
+    }
+    assert_eq!(format!("{broker:?}"), before);
+    // What is kept for somebody stays.
+    write(&broker, &messages("s.dlq", 0..1)).await.unwrap();
+    assert!(format!("{broker:?}").contains("streams: 1"));
+}

@@ -1,14 +1,15 @@
 //! Closing, cancelling, and what is left after it.
 
 use std::collections::HashSet;
-use std::future::Future;
 use std::num::NonZeroUsize;
 use std::task::{Context, Waker};
 
+use streams_chanbuf::Chanbuf;
 use streams_core::{Driver, ErrorKind};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::common::{PATIENCE, SECOND, broker, join, message, messages, number};
+use crate::common::{PATIENCE, SECOND, broker, join, message, messages, number, numbers, write};
 
 #[tokio::test(start_paused = true)]
 async fn a_closed_subscription_says_so() {

@@ -110,7 +110,7 @@ impl Model {
         used.map_or(usize::MAX, |used| self.capacity.saturating_sub(used))
     }
 
-    fn add(&mut self, message: Message) {
+    fn add(&mut self, message: &Message) {
         let offset = self.log.len() as u64;
         self.log.push(message.clone());
         let from = Instant::now();
@@ -134,7 +134,7 @@ impl Model {
             && first.key().0 <= self.clock.now()
         {
             let message = first.remove();
-            self.add(message);
+            self.add(&message);
         }
     }
 
@@ -434,7 +434,7 @@ impl World {
             }
         }
         for message in &batch[..fits] {
-            self.model.add(message.clone());
+            self.model.add(message);
         }
     }
 
@@ -518,12 +518,7 @@ impl World {
         let id = member.held[token].id();
         // A later delivery of the same message has another token.
         let same = |other: &&AckToken| other.id().sequence == id.sequence;
-        let newest = member
-            .held
-            .iter()
-            .filter(same)
-            .next_back()
-            .is_some_and(|t| t.id() == id);
+        let newest = member.held.iter().rfind(same).is_some_and(|t| t.id() == id);
         let copy = self
             .model
             .groups

@@ -1,5 +1,6 @@
 //! The cases.
 
+mod crash;
 mod delay;
 mod failures;
 mod faults;
@@ -129,11 +130,11 @@ all! {
         "receive is cancelled at random points: nothing is lost";
     lifecycle::continue_after_close [Groups]
         "a stream read in five sittings: nothing is lost, nothing comes twice";
-    lifecycle::crash_without_close [Groups]
+    crash::crash_without_close [Groups]
         "the reader is killed: all it had not acknowledged comes again, and nothing else";
     lifecycle::close_gives_back [Groups]
         "the reader closes: all it had not acknowledged comes again, and nothing else";
-    lifecycle::retry_survives_crash [Groups, Individual]
+    crash::retry_survives_crash [Groups, Individual]
         "retries are pending when the reader is killed or shut down: they come again";
     lifecycle::writer_close_flushes []
         "what was given to the writer before it was closed arrives";
