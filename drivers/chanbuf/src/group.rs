@@ -72,7 +72,8 @@ struct Unsettled {
     attempts: u32,
     serial: u32,
     member: MemberId,
-    until: Option<Instant>,
+    /// Boxed, for most brokers do not lease.
+    until: Option<Box<Instant>>,
 }
 
 struct Owner {
@@ -129,6 +130,11 @@ impl Group {
 
     pub(crate) fn unsettled(&self) -> usize {
         self.unsettled.len()
+    }
+
+    /// Whether nothing can be given out before something is settled.
+    pub(crate) fn is_full(&self) -> bool {
+        self.unsettled.len() == MOST_UNSETTLED
     }
 
     /// Messages set aside or coming again: those that can be given out now, and the others.
@@ -330,13 +336,18 @@ impl Group {
             owner.count += 1;
         }
         self.serial = (self.serial + 1) & ((1 << SERIAL_BITS) - 1);
+        if self.unsettled.len() == self.unsettled.capacity() {
+            // In smaller steps than a vector's own, which may leave half of it unused.
+            self.unsettled
+                .reserve_exact((self.unsettled.len() / 4).max(64));
+        }
         let slot = self.unsettled.insert(Unsettled {
             message: message.clone(),
             offset,
             attempts,
             serial: self.serial,
             member,
-            until,
+            until: until.map(Box::new),
         });
         if let Some(until) = until {
             self.leases.insert((until, slot));
@@ -379,13 +390,11 @@ impl Group {
         Settled::Done
     }
 
+    #[inline]
     fn take_back(&mut self, slot: usize) -> Unsettled {
-        if self.unsettled.len() == MOST_UNSETTLED {
-            self.wake(1);
-        }
         let unsettled = self.unsettled.remove(slot);
-        if let Some(until) = unsettled.until {
-            self.leases.remove(&(until, slot));
+        if let Some(until) = &unsettled.until {
+            self.leases.remove(&(**until, slot));
         }
         unsettled
     }
@@ -407,14 +416,16 @@ impl Group {
         self.wake_for(place);
     }
 
+    #[inline]
     fn let_key_go(&mut self, message: &Message) {
-        if self.owners.is_none() {
-            return;
+        if self.owners.is_some() {
+            self.let_owned_key_go(message);
         }
-        let Some(key) = self.hash(message) else {
-            return;
-        };
-        if let Some(owners) = &mut self.owners
+    }
+
+    fn let_owned_key_go(&mut self, message: &Message) {
+        if let Some(key) = self.hash(message)
+            && let Some(owners) = &mut self.owners
             && let Some(owner) = owners.get_mut(&key)
         {
             owner.count -= 1;
@@ -433,8 +444,8 @@ impl Group {
             return false;
         };
         let until = later(Instant::now(), by);
-        if let Some(before) = self.unsettled[slot].until.replace(until) {
-            self.leases.remove(&(before, slot));
+        if let Some(before) = self.unsettled[slot].until.replace(Box::new(until)) {
+            self.leases.remove(&(*before, slot));
         }
         self.leases.insert((until, slot));
         true

@@ -219,10 +219,14 @@ impl Stream {
         };
         let group = &mut state.groups[index].1;
         group.expire();
+        let was_full = group.is_full();
         for Settlement { token, action } in settlements.drain(..) {
             if let Settled::Lost = group.settle(member, token.id(), action) {
                 report.lost.push(token.id());
             }
+        }
+        if was_full {
+            group.wake(1);
         }
         state.pump(&self.config);
         // A retry may have to be waited for.

@@ -165,7 +165,6 @@ impl World {
             format!("message {message} before {earlier:?}, both of key {key}")
         });
     }
-
 }
 
 pub(crate) fn key(plan: &Plan, message: usize) -> Option<usize> {

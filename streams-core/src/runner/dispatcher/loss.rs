@@ -23,7 +23,7 @@ impl Dispatcher {
         self.entries
             .iter()
             .filter(|(_, entry)| !entry.orphan)
-            .filter_map(|(_, entry)| entry.lease.as_ref().map(|lease| (entry, lease)))
+            .filter_map(|(_, entry)| entry.lease().map(|lease| (entry, lease)))
             .filter(|(_, lease)| lease.until <= before && held(lease) <= longest)
             .map(|(entry, _)| entry.id)
             .collect()
@@ -37,7 +37,7 @@ impl Dispatcher {
     /// When the first lease ends.
     pub(crate) fn first_lease_end(&self) -> Option<Instant> {
         let live = self.entries.iter().filter(|(_, entry)| !entry.orphan);
-        live.filter_map(|(_, entry)| entry.lease.as_ref().map(|lease| lease.until))
+        live.filter_map(|(_, entry)| entry.lease().map(|lease| lease.until))
             .min()
     }
 
@@ -45,7 +45,7 @@ impl Dispatcher {
     pub(crate) fn extended(&mut self, ids: &[TokenId], until: Instant) {
         let ids: BTreeSet<_> = ids.iter().collect();
         for (_, entry) in &mut self.entries {
-            if let Some(lease) = &mut entry.lease
+            if let Some(lease) = entry.rare.as_mut().and_then(|rare| rare.lease.as_mut())
                 && ids.contains(&entry.id)
             {
                 lease.until = until;
@@ -56,7 +56,7 @@ impl Dispatcher {
     /// Deliveries whose lease has run out.
     pub(crate) fn leases_ended(&self, now: Instant) -> Vec<TokenId> {
         let live = self.entries.iter().filter(|(_, entry)| !entry.orphan);
-        live.filter(|(_, entry)| entry.lease.as_ref().is_some_and(|lease| lease.until <= now))
+        live.filter(|(_, entry)| entry.lease().is_some_and(|lease| lease.until <= now))
             .map(|(_, entry)| entry.id)
             .collect()
     }

@@ -95,9 +95,7 @@ struct Entry {
     metadata: Option<Arc<dyn Metadata>>,
     id: TokenId,
     lane: LaneKey,
-    first_failure: Option<Box<SystemTime>>,
-    /// End of the lease and time of receipt, where the driver leases.
-    lease: Option<Box<Lease>>,
+    rare: Option<Box<Rare>>,
     next: Index,
     attempt: u32,
     size: u32,
@@ -109,9 +107,27 @@ struct Entry {
     orphan: bool,
 }
 
+/// What most messages do without.
+#[derive(Default)]
+struct Rare {
+    first_failure: Option<SystemTime>,
+    lease: Option<Lease>,
+}
+
+#[derive(Clone, Copy)]
 struct Lease {
     until: Instant,
     received: Instant,
+}
+
+impl Entry {
+    fn first_failure(&self) -> Option<SystemTime> {
+        self.rare.as_ref()?.first_failure
+    }
+
+    fn lease(&self) -> Option<Lease> {
+        self.rare.as_ref()?.lease
+    }
 }
 
 struct Lane {
@@ -282,11 +298,13 @@ impl Dispatcher {
             metadata,
             id,
             lane,
-            first_failure: None,
-            lease: lease.map(|until| {
-                Box::new(Lease {
-                    until,
-                    received: now,
+            rare: lease.map(|until| {
+                Box::new(Rare {
+                    first_failure: None,
+                    lease: Some(Lease {
+                        until,
+                        received: now,
+                    }),
                 })
             }),
             next: NONE,
@@ -346,7 +364,7 @@ impl Dispatcher {
                         id: entry.id,
                         attempt: entry.attempt,
                         metadata: entry.metadata.take(),
-                        first_failure: entry.first_failure.as_deref().copied(),
+                        first_failure: entry.first_failure(),
                         deadline: None,
                     },
                 });
@@ -420,8 +438,8 @@ impl Dispatcher {
             }
             (Verdict::Retry(delay), Some(again)) => {
                 self.counts.retried += 1;
-                if entry.first_failure.is_none() {
-                    entry.first_failure = again.failed_at.map(Box::new);
+                if entry.first_failure().is_none() && again.failed_at.is_some() {
+                    entry.rare.get_or_insert_default().first_failure = again.failed_at;
                 }
                 self.retry(done.index, delay, again, now);
             }
