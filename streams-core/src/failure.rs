@@ -75,11 +75,10 @@ impl Backoff {
         };
         // By then every backoff that grows has reached its cap.
         let attempt = attempt.clamp(1, 64) as usize;
-        builder
-            .build()
-            .nth(attempt - 1)
-            .unwrap_or(self.max)
-            .min(self.max.saturating_mul(2))
+        let delay = builder.build().nth(attempt - 1).unwrap_or(self.max);
+        // The jitter may double it; its arithmetic leaves some nanoseconds, which mean nothing.
+        let delay = delay.min(self.max.saturating_mul(2));
+        Duration::new(delay.as_secs(), delay.subsec_micros() * 1000)
     }
 
     /// Checks it.

@@ -1,6 +1,7 @@
 //! `cargo xtask test`.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::run::{cannot_start, cargo, echo, run};
@@ -36,7 +37,16 @@ pub(crate) fn command(options: &Options) -> Result<Counts> {
         test.env("STREAMS_KIT_QUICK", "1")
             .env("STREAMS_MODEL_SCHEDULES", "1000");
     }
-    let (counts, succeeded) = run_tests(&mut test)?;
+    let (mut counts, mut succeeded) = run_tests(&mut test)?;
+    if matches!(
+        options.only.as_deref(),
+        None | Some("core" | "streams-core")
+    ) {
+        let (more, well) = run_tests(&mut shuttle(options))?;
+        counts.passed += more.passed;
+        counts.failed += more.failed;
+        succeeded &= well;
+    }
     println!("{counts}");
     match counts {
         Counts {
@@ -46,6 +56,21 @@ pub(crate) fn command(options: &Options) -> Result<Counts> {
         Counts { failed: 0, .. } if succeeded => Ok(counts),
         _ => Err("there are failed tests; see above".into()),
     }
+}
+
+/// The worker pool's wake-ups under every order of events that shuttle comes up with. It replaces the
+/// locks, so it is a build of its own, in a folder of its own.
+fn shuttle(options: &Options) -> Command {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace::root().join("target"), PathBuf::from)
+        .join("shuttle");
+    let mut test = cargo(["test", "--package=streams-core", "--lib", "shuttle"]);
+    test.env("RUSTFLAGS", "--cfg shuttle")
+        .env("CARGO_TARGET_DIR", target);
+    if options.quick {
+        test.env("STREAMS_SHUTTLE_SCHEDULES", "500");
+    }
+    test
 }
 
 /// Runs it, shows what it prints and sums up its `test result:` lines.

@@ -378,7 +378,8 @@ impl Group {
         };
         match action {
             SettleAction::Ack => {
-                let unsettled = self.take_back(slot);
+                self.end_lease(slot);
+                let unsettled = self.unsettled.remove(slot);
                 self.let_key_go(&unsettled.message);
             }
             SettleAction::Retry { after } => {
@@ -390,23 +391,21 @@ impl Group {
         Settled::Done
     }
 
-    #[inline]
-    fn take_back(&mut self, slot: usize) -> Unsettled {
-        let unsettled = self.unsettled.remove(slot);
-        if let Some(until) = &unsettled.until {
-            self.leases.remove(&(**until, slot));
+    fn end_lease(&mut self, slot: usize) {
+        if let Some(until) = self.unsettled[slot].until.take() {
+            self.leases.remove(&(*until, slot));
         }
-        unsettled
     }
 
     /// A delivery that was not acknowledged comes again.
     fn again(&mut self, slot: usize, not_before: Option<Instant>, counted: bool) {
+        self.end_lease(slot);
         let Unsettled {
             message,
             offset,
             attempts,
             ..
-        } = self.take_back(slot);
+        } = self.unsettled.remove(slot);
         let key = self.hash(&message);
         let attempts = attempts - u32::from(!counted);
         let held = Held::new(message.clone(), key, attempts, not_before);

@@ -27,27 +27,29 @@ impl ChanbufWriter {
         }
     }
 
-    /// What a message is refused for, whatever room there is.
-    fn refusal(&self, message: &Message) -> Option<Error> {
+    /// Whether a message can be written at all, whatever room there is.
+    fn is_fit(&self, message: &Message) -> bool {
         let size = message.data().len();
-        let error = if size == 0 {
-            Error::new(
-                ErrorKind::EmptyMessage,
-                "the message has no data; set it with `data`",
-            )
-        } else {
-            let limit = self.broker.config.largest_message?;
-            if size <= limit {
-                return None;
-            }
-            Error::new(
+        let limit = self.broker.config.largest_message;
+        size > 0 && limit.is_none_or(|limit| size <= limit)
+    }
+
+    /// What one that is not fit is refused for.
+    fn unfit(&self, message: &Message) -> Error {
+        let size = message.data().len();
+        let error = match self.broker.config.largest_message {
+            Some(limit) if size > 0 => Error::new(
                 ErrorKind::TooLarge,
                 "the data is larger than this broker takes; split it, or raise `largest_message`",
             )
             .with("size", size)
-            .with("limit", limit)
+            .with("limit", limit),
+            _ => Error::new(
+                ErrorKind::EmptyMessage,
+                "the message has no data; set it with `data`",
+            ),
         };
-        Some(error.driver(DRIVER).with("stream", message.stream()))
+        error.driver(DRIVER).with("stream", message.stream())
     }
 
     /// Writes messages of one stream; says how many were written before it was refused.
@@ -96,14 +98,13 @@ impl Writer for ChanbufWriter {
         // Runs of messages that are written together: of one stream, none refused in between.
         let mut start = 0;
         while start < batch.len() {
-            if let Some(error) = self.refusal(&batch[start]) {
-                failures.push((start, error));
+            if !self.is_fit(&batch[start]) {
+                failures.push((start, self.unfit(&batch[start])));
                 start += 1;
                 continue;
             }
             let name = batch[start].stream();
-            let same =
-                |message: &&Message| message.stream() == name && self.refusal(message).is_none();
+            let same = |message: &&Message| message.stream() == name && self.is_fit(message);
             let end = start + batch[start..].iter().take_while(same).count();
             let stream = self.broker.stream(name);
             // Once one of a stream is refused, so is what follows it there: written now, it would
@@ -128,9 +129,7 @@ impl Writer for ChanbufWriter {
 
     fn try_write(&self, batch: &[Message]) -> Option<Result<(), WriteError>> {
         let first = batch.first()?;
-        let plain = |message: &Message| {
-            message.stream() == first.stream() && self.refusal(message).is_none()
-        };
+        let plain = |message: &Message| message.stream() == first.stream() && self.is_fit(message);
         if self.writes.is_closed() || !batch.iter().all(plain) {
             return None;
         }
@@ -146,8 +145,8 @@ impl Writer for ChanbufWriter {
         }
         let mut failures = Vec::new();
         for (index, message) in batch.iter().enumerate() {
-            if let Some(error) = self.refusal(message) {
-                failures.push((index, error));
+            if !self.is_fit(message) {
+                failures.push((index, self.unfit(message)));
                 continue;
             }
             let stream = self.broker.stream(message.stream());

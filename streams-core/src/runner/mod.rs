@@ -12,6 +12,9 @@ mod fetcher;
 mod positions;
 mod settings;
 mod shared;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
+mod sync;
 mod verdict;
 mod worker;
 

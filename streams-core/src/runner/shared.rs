@@ -1,16 +1,15 @@
 //! What the fetcher and the workers of one subscription share, and how they wake each other.
 
 use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::dispatcher::{Dispatcher, Done, Work};
 use super::settings::RunSettings;
+use super::sync::{Mutex, MutexGuard, Tasks};
 use super::worker::Workers;
 use crate::handler::{CancelCell, SubscriptionInfo};
 use crate::{Capabilities, Delivery};
@@ -34,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) fetcher: Notify,
     /// See [`Shared::let_go`].
     ballast: Notify,
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Tasks,
     workers: Arc<dyn Workers>,
     pub(crate) info: Arc<SubscriptionInfo>,
     pub(crate) settings: RunSettings,
@@ -159,7 +158,7 @@ impl Shared {
             work: Semaphore::new(0),
             fetcher: Notify::new(),
             ballast: Notify::new(),
-            tasks: Mutex::default(),
+            tasks: Tasks::default(),
             workers,
             info,
             settings,
@@ -216,8 +215,7 @@ impl Shared {
             pool.spawned += 1;
             pool.awake += 1;
             let run = self.workers.run(self.clone(), worker);
-            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            tasks.spawn(run);
+            self.tasks.spawn(run);
             true
         } else {
             false
@@ -438,8 +436,6 @@ impl Shared {
 
     /// Ends the workers, also those in the middle of a handler.
     pub(crate) fn abort(&self) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        // A handler may panic in its drop; that is not this task's affair.
-        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| tasks.abort_all()));
+        self.tasks.abort();
     }
 }
