@@ -11,8 +11,8 @@ use streams_core::{AckToken, Delivery, Message, SettleAction, TokenId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::log::Log;
 use crate::pending::{Held, KeyHash, Pending, Place};
-use crate::stream::Log;
 
 /// Lower bits of a token's epoch: tells deliveries apart that use the same slot.
 const SERIAL_BITS: u32 = 12;
@@ -86,8 +86,8 @@ pub(crate) struct Ask {
     pub(crate) member: MemberId,
     pub(crate) max: usize,
     pub(crate) lease: Option<Duration>,
-    /// Others have been let go first.
-    pub(crate) gave_way: bool,
+    /// Whether it lets others run before it asks again when it is told to give way.
+    pub(crate) yields: bool,
 }
 
 /// What came of asking.
@@ -222,7 +222,8 @@ impl Group {
             let there = self.pending.due() + self.unread(log);
             let (others, gives_way) = self.others(ask);
             if gives_way && there > 0 {
-                self.set_busy(ask.member, true);
+                // Once is enough, whether or not it comes to asking again.
+                self.set_busy(ask.member, !ask.yields);
                 self.wake(1);
                 return Taken::GiveWay;
             }
@@ -296,8 +297,7 @@ impl Group {
                 about_to_ask += usize::from(!member.served);
             }
         }
-        let gives_way = about_to_ask > 0 && served && !ask.gave_way;
-        (about_to_ask + self.idle.len(), gives_way)
+        (about_to_ask + self.idle.len(), about_to_ask > 0 && served)
     }
 
     fn set_busy(&mut self, id: MemberId, served: bool) {
@@ -392,8 +392,8 @@ impl Group {
     }
 
     fn end_lease(&mut self, slot: usize) {
-        if let Some(until) = self.unsettled[slot].until.take() {
-            self.leases.remove(&(*until, slot));
+        if let Some(until) = &self.unsettled[slot].until {
+            self.leases.remove(&(**until, slot));
         }
     }
 
@@ -569,4 +569,76 @@ fn holder(owners: Option<&HashMap<KeyHash, Owner, RandomState>>, key: KeyHash) -
 
 fn later(now: Instant, by: Duration) -> Instant {
     now + by.min(FAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(members: u64) -> Group {
+        let mut group = Group::new(Some("g"), 0);
+        for id in 0..members {
+            group.join(id, Arc::default());
+        }
+        group
+    }
+
+    fn log(count: usize, key: Option<&str>) -> Log {
+        let message = Message::builder("s").data("x");
+        let message = match key {
+            Some(key) => message.key(key),
+            None => message,
+        };
+        Log::of(vec![message.build().unwrap(); count])
+    }
+
+    fn take(group: &mut Group, log: &mut Log, member: MemberId, max: usize) -> Vec<Delivery> {
+        let mut out = Vec::new();
+        let ask = Ask {
+            member,
+            max,
+            lease: Some(Duration::from_secs(1)),
+            yields: true,
+        };
+        group.take(log, true, &ask, &mut out);
+        out
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_settled() {
+        for members in [1, 2] {
+            let mut group = group(members);
+            let mut log = log(300, Some("k"));
+            for action in [
+                SettleAction::Release,
+                SettleAction::Retry { after: None },
+                SettleAction::Ack,
+            ] {
+                let all = take(&mut group, &mut log, 0, 300);
+                assert_eq!((all.len(), group.leases.len()), (300, 300));
+                for delivery in all {
+                    let id = delivery.token.id();
+                    assert!(group.extend(0, id, Duration::from_secs(9)));
+                    assert!(matches!(group.settle(0, id, action), Settled::Done));
+                }
+                assert_eq!(group.leases.len(), 0, "leases end with their deliveries");
+            }
+            assert_eq!(group.held(), 0);
+            assert_eq!(group.owners.is_some(), members > 1);
+            assert!(group.owners.is_none_or(|owners| owners.is_empty()));
+            assert!(!group.pending.has_keys());
+        }
+    }
+
+    #[test]
+    fn a_member_gives_way_once_and_not_for_ever() {
+        let mut group = group(2);
+        let mut log = log(100, None);
+        assert_eq!(take(&mut group, &mut log, 0, 10).len(), 10);
+        // The other has not asked yet, and never does.
+        for _ in 0..3 {
+            assert_eq!(take(&mut group, &mut log, 0, 10).len(), 0);
+            assert_eq!(take(&mut group, &mut log, 0, 10).len(), 10);
+        }
+    }
 }

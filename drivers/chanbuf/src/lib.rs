@@ -3,6 +3,7 @@
 mod config;
 mod delayed;
 mod group;
+mod log;
 mod pending;
 mod reader;
 mod stream;
@@ -238,5 +239,28 @@ impl fmt::Debug for Chanbuf {
             .field("streams", &self.broker.all().len())
             .field("config", &self.broker.config)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_that_nobody_forgot_are_swept() {
+        let chanbuf = Chanbuf::new();
+        let kept = chanbuf.broker.stream(&StreamName::new("kept").unwrap());
+        chanbuf
+            .create_group("held", "g", &StartFrom::Latest)
+            .unwrap();
+        for n in 0..10_000 {
+            let name = StreamName::new(format!("s{n}")).unwrap();
+            let _ = chanbuf.broker.stream(&name);
+        }
+        let count = chanbuf.broker.all().len();
+        assert!(count < 200, "{count} streams");
+        let same = chanbuf.broker.existing(&kept.name).unwrap();
+        assert!(Arc::ptr_eq(&same, &kept), "somebody is using it");
+        assert!(chanbuf.delete_group("held", "g").unwrap());
     }
 }

@@ -78,7 +78,6 @@ impl Member {
     fn take(
         &self,
         max: NonZeroUsize,
-        gave_way: bool,
         wait: bool,
         out: &mut Vec<Delivery>,
     ) -> Result<(Taken, Option<Instant>)> {
@@ -90,7 +89,7 @@ impl Member {
             member: self.member,
             max: max.get(),
             lease: self.lease,
-            gave_way,
+            yields: wait,
         };
         let mut state = self.stream.lock();
         let Some(taken) = state.take(self.group, &ask, config, out) else {
@@ -147,13 +146,11 @@ impl Drop for Waiting<'_> {
 #[async_trait]
 impl Subscription for Member {
     async fn receive(&mut self, max: NonZeroUsize, out: &mut Vec<Delivery>) -> Result<Received> {
-        let mut gave_way = false;
         loop {
-            let (taken, until) = self.take(max, gave_way, true, out)?;
+            let (taken, until) = self.take(max, true, out)?;
             match taken {
                 Taken::Some => return Ok(Received::Deliveries),
                 Taken::GiveWay => {
-                    gave_way = true;
                     tokio::task::yield_now().await;
                     continue;
                 }
@@ -179,7 +176,7 @@ impl Subscription for Member {
         max: NonZeroUsize,
         out: &mut Vec<Delivery>,
     ) -> Option<Result<Received>> {
-        match self.take(max, false, false, out) {
+        match self.take(max, false, out) {
             Ok((Taken::Some, _)) => Some(Ok(Received::Deliveries)),
             Ok((Taken::None | Taken::GiveWay, _)) => None,
             Err(error) => Some(Err(error)),

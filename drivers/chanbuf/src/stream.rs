@@ -16,6 +16,7 @@ use crate::Backlog;
 use crate::config::{Config, DRIVER, Full, Unheld};
 use crate::delayed::Delayed;
 use crate::group::{Ask, Group, MemberId, MemberState, Settled, Taken};
+use crate::log::Log;
 
 pub(crate) type GroupId = u64;
 
@@ -57,37 +58,6 @@ pub(crate) enum Refused {
     ScheduleFull,
     /// The writer was closed while it waited for room, and whoever closed it waits no longer.
     Closed,
-}
-
-/// The messages that some group has not read yet, and those kept for replay.
-pub(crate) struct Log {
-    messages: VecDeque<Message>,
-    /// The offset of the first.
-    base: u64,
-}
-
-impl Log {
-    /// The offset the next message gets.
-    pub(crate) fn end(&self) -> u64 {
-        self.base + self.messages.len() as u64
-    }
-
-    /// The message at an offset; taken out where `only_reader` says that nobody else wants it.
-    pub(crate) fn read(&mut self, offset: u64, only_reader: bool) -> Option<Message> {
-        if only_reader && offset == self.base {
-            let message = self.messages.pop_front()?;
-            self.base += 1;
-            return Some(message);
-        }
-        let at = usize::try_from(offset.checked_sub(self.base)?).ok()?;
-        self.messages.get(at).cloned()
-    }
-
-    fn trim(&mut self, before: u64) {
-        while self.base < before && self.messages.pop_front().is_some() {
-            self.base += 1;
-        }
-    }
 }
 
 impl Stream {
@@ -486,52 +456,12 @@ impl State {
             return Ok(self.groups[index].0);
         }
         self.pump(config);
-        let cursor = self.position(start)?;
+        let cursor = self.log.position(start, self.dead_letters)?;
         let id = self.next_group;
         self.next_group += 1;
         self.groups.push((id, Group::new(name, cursor)));
         self.trim(config);
         Ok(id)
-    }
-
-    fn position(&self, start: &StartFrom) -> Result<u64> {
-        let (base, end) = (self.log.base, self.log.end());
-        Ok(match start {
-            // What was kept for want of a reader is what the first reader wants.
-            StartFrom::Default if self.dead_letters => base,
-            StartFrom::Earliest => base,
-            StartFrom::Default | StartFrom::Latest => end,
-            StartFrom::Time(time) => {
-                let at = self
-                    .log
-                    .messages
-                    .iter()
-                    .position(|message| message.time() >= *time);
-                at.map_or(end, |at| base + at as u64)
-            }
-            StartFrom::Position(text) => {
-                let offset: u64 = text.parse().map_err(|_| {
-                    Error::invalid_config("the start position is not an offset; use a whole number")
-                        .driver(DRIVER)
-                        .with("position", text)
-                })?;
-                if offset < base || offset > end {
-                    return Err(Error::new(
-                        ErrorKind::NotFound,
-                        format!("the offset is not kept; this stream has {base} to {end}"),
-                    )
-                    .driver(DRIVER)
-                    .with("position", offset));
-                }
-                offset
-            }
-            other => {
-                return Err(Error::unsupported(
-                    DRIVER,
-                    format!("cannot start from {other:?}"),
-                ));
-            }
-        })
     }
 
     pub(crate) fn join(&mut self, id: GroupId) -> Option<(MemberId, Arc<Notify>)> {

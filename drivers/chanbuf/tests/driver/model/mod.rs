@@ -5,10 +5,12 @@
 //!
 //! `STREAMS_MODEL_SCHEDULES=1000000` runs more schedules; `STREAMS_MODEL_SEED=17` runs just one.
 
+mod reference;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::panic::AssertUnwindSafe;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use streams_chanbuf::{Chanbuf, Full};
 use streams_core::{
@@ -18,141 +20,14 @@ use streams_core::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::common::{Tap, keyed, message, number, open, options};
+use reference::{Copy, Group, Model, Place};
+
+use crate::common::{Tap, keyed, message, open, options};
 
 /// Schedules in an ordinary run.
 const SCHEDULES: u64 = 2000;
 const STEPS: usize = 120;
 const MOST_MEMBERS: usize = 6;
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Place {
-    /// Not given out, and not to be before then.
-    Here { from: Instant },
-    /// At a member, until then where it is leased.
-    Held {
-        member: usize,
-        until: Option<Instant>,
-    },
-}
-
-#[derive(Debug, Clone)]
-struct Copy {
-    message: Message,
-    attempts: u32,
-    place: Place,
-}
-
-/// A group's unsettled copies by offset.
-#[derive(Debug, Default)]
-struct Group {
-    name: Option<&'static str>,
-    copies: BTreeMap<u64, Copy>,
-}
-
-impl Group {
-    /// What a member may be given next: due, and of its key nothing earlier is here and nothing is
-    /// at another member.
-    fn next(&self, member: usize, now: Instant) -> Option<u64> {
-        let may = |(offset, copy): &(&u64, &Copy)| {
-            let due = matches!(copy.place, Place::Here { from } if from <= now);
-            let key = copy.message.key();
-            let free = |(other, its): (&u64, &Copy)| {
-                its.message.key() != key
-                    || match its.place {
-                        Place::Here { .. } => other >= *offset,
-                        Place::Held { member: at, .. } => at == member,
-                    }
-            };
-            due && (key.is_none() || self.copies.iter().all(free))
-        };
-        self.copies.iter().find(may).map(|(offset, _)| *offset)
-    }
-
-    fn let_go(&mut self, member: usize, now: Instant) {
-        for copy in self.copies.values_mut() {
-            if matches!(copy.place, Place::Held { member: at, .. } if at == member) {
-                copy.place = Place::Here { from: now };
-            }
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        for copy in self.copies.values_mut() {
-            if matches!(copy.place, Place::Held { until: Some(until), .. } if until <= now) {
-                copy.place = Place::Here { from: now };
-            }
-        }
-    }
-}
-
-/// What the broker should do.
-struct Model {
-    capacity: usize,
-    retain: usize,
-    lease: Option<Duration>,
-    clock: Clock,
-    /// Everything ever written, by offset.
-    log: Vec<Message>,
-    /// By number, as members know them.
-    groups: BTreeMap<usize, Group>,
-    /// By due time, then in order.
-    scheduled: BTreeMap<(SystemTime, usize), Message>,
-}
-
-impl Model {
-    fn is_held(&self) -> bool {
-        self.retain > 0 || !self.groups.is_empty()
-    }
-
-    fn room(&self) -> usize {
-        let used = self.groups.values().map(|group| group.copies.len()).max();
-        used.map_or(usize::MAX, |used| self.capacity.saturating_sub(used))
-    }
-
-    fn add(&mut self, message: &Message) {
-        let offset = self.log.len() as u64;
-        self.log.push(message.clone());
-        let from = Instant::now();
-        for group in self.groups.values_mut() {
-            let copy = Copy {
-                message: message.clone(),
-                attempts: 0,
-                place: Place::Here { from },
-            };
-            group.copies.insert(offset, copy);
-        }
-    }
-
-    /// What comes by the clock alone.
-    fn tick(&mut self) {
-        let now = Instant::now();
-        self.groups.values_mut().for_each(|group| group.expire(now));
-        while self.is_held()
-            && self.room() > 0
-            && let Some(first) = self.scheduled.first_entry()
-            && first.key().0 <= self.clock.now()
-        {
-            let message = first.remove();
-            self.add(&message);
-        }
-    }
-
-    fn deliver(&mut self, group: usize, member: usize, delivery: &Delivery) {
-        let now = Instant::now();
-        let lease = self.lease;
-        let group = self.groups.get_mut(&group).expect("the group is there");
-        let offset = delivery.token.id().sequence;
-        assert_eq!(group.next(member, now), Some(offset), "what comes next");
-        let copy = group.copies.get_mut(&offset).expect("it is there");
-        copy.attempts += 1;
-        assert_eq!(delivery.attempt, Some(copy.attempts));
-        assert_eq!(number(&delivery.message), number(&copy.message));
-        let until = lease.map(|lease| now + lease);
-        assert_eq!(delivery.lease, until);
-        copy.place = Place::Held { member, until };
-    }
-}
 
 /// What a member is told. It is dropped when there is nobody left to tell it anything.
 enum Command {
