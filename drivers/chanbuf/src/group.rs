@@ -1,6 +1,6 @@
 //! A consumer group: its position in the log, what it has given out, and what comes again.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +12,15 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::log::Log;
+use crate::members::{MemberId, Members};
 use crate::pending::{Held, KeyHash, Pending, Place};
 
 /// Lower bits of a token's epoch: tells deliveries apart that use the same slot.
 const SERIAL_BITS: u32 = 12;
 /// Most deliveries that can be unsettled at once: the slot takes the upper bits.
 pub(crate) const MOST_UNSETTLED: usize = 1 << (u32::BITS - SERIAL_BITS);
-/// Timers are no more exact than this.
-const TICK: Duration = Duration::from_millis(1);
 /// Times further off than the clock reaches are this far off.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
-pub(crate) type MemberId = u64;
 
 pub(crate) struct Group {
     /// `None` for a reader without a group.
@@ -33,37 +30,13 @@ pub(crate) struct Group {
     unsettled: Slab<Unsettled>,
     /// To be given out before anything from the log.
     pending: Pending,
-    /// By id.
-    members: Vec<Member>,
-    /// Members that wait and are not woken yet, the one that has waited longest first.
-    idle: VecDeque<MemberId>,
+    pub(crate) members: Members,
     /// Which member holds messages of a key. Kept only while there are several members.
     owners: Option<HashMap<KeyHash, Owner, RandomState>>,
     hasher: RandomState,
     /// Ends of leases, with the slot of the delivery.
     leases: BTreeSet<(Instant, usize)>,
     serial: u32,
-}
-
-struct Member {
-    id: MemberId,
-    wake: Arc<Notify>,
-    state: MemberState,
-    /// Has taken something since it last let others go first.
-    served: bool,
-}
-
-/// What a member does. It changes under the stream's lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MemberState {
-    /// Has joined and not asked yet.
-    Joined,
-    /// Handles what it has, or whatever it does.
-    Busy,
-    /// Waits to be woken, and looks by itself at this time.
-    Waits { until: Option<Instant> },
-    /// Is about to look.
-    Woken,
 }
 
 struct Unsettled {
@@ -114,8 +87,7 @@ impl Group {
             cursor,
             unsettled: Slab::new(),
             pending: Pending::default(),
-            members: Vec::new(),
-            idle: VecDeque::new(),
+            members: Members::default(),
             owners: None,
             hasher: RandomState::default(),
             leases: BTreeSet::new(),
@@ -145,17 +117,8 @@ impl Group {
         (ready, self.pending.len() - ready)
     }
 
-    pub(crate) fn has_members(&self) -> bool {
-        !self.members.is_empty()
-    }
-
     pub(crate) fn join(&mut self, id: MemberId, wake: Arc<Notify>) {
-        self.members.push(Member {
-            id,
-            wake,
-            state: MemberState::Joined,
-            served: false,
-        });
+        self.members.join(id, wake);
         if self.members.len() == 2 {
             self.track_keys();
         }
@@ -177,8 +140,7 @@ impl Group {
 
     /// A member goes: what it has not settled comes again.
     pub(crate) fn leave(&mut self, id: MemberId) {
-        self.members.retain(|member| member.id != id);
-        self.idle.retain(|member| *member != id);
+        self.members.leave(id);
         let its: Vec<_> = self
             .unsettled
             .iter()
@@ -191,7 +153,7 @@ impl Group {
         if self.members.len() < 2 && self.owners.take().is_some() {
             self.pending.reassign(|_| None);
         }
-        self.wake(usize::MAX);
+        self.members.wake(usize::MAX);
     }
 
     /// Gives out up to `max` messages to a member, from `pending` and then from the log.
@@ -220,11 +182,11 @@ impl Group {
             let now = Instant::now();
             self.fire(now);
             let there = self.pending.due() + self.unread(log);
-            let (others, gives_way) = self.others(ask);
+            let (others, gives_way) = self.members.others(ask.member);
             if gives_way && there > 0 {
                 // Once is enough, whether or not it comes to asking again.
-                self.set_busy(ask.member, !ask.yields);
-                self.wake(1);
+                self.members.asked(ask.member, !ask.yields);
+                self.members.wake(1);
                 return Taken::GiveWay;
             }
             // Leave the others that are about to ask their part.
@@ -232,12 +194,12 @@ impl Group {
             self.take_in_key_order(log, only_reader, ask, max, now, out);
         }
         let taken = out.len() > before;
-        self.set_busy(ask.member, taken);
+        self.members.asked(ask.member, taken);
         if !taken {
             return Taken::None;
         }
         if self.cursor < log.end() || self.pending.is_ready() {
-            self.wake(1);
+            self.members.wake(1);
         }
         Taken::Some
     }
@@ -283,27 +245,6 @@ impl Group {
                 self.deliver(message, key, offset, 1, member, until, out);
                 taken += 1;
             }
-        }
-    }
-
-    /// How many others are about to ask and have nothing yet, and whether the member gives way to
-    /// them: it has been served since it last did.
-    fn others(&self, ask: &Ask) -> (usize, bool) {
-        let (mut about_to_ask, mut served) = (0, false);
-        for member in &self.members {
-            if member.id == ask.member {
-                served = member.served;
-            } else if matches!(member.state, MemberState::Joined | MemberState::Woken) {
-                about_to_ask += usize::from(!member.served);
-            }
-        }
-        (about_to_ask + self.idle.len(), about_to_ask > 0 && served)
-    }
-
-    fn set_busy(&mut self, id: MemberId, served: bool) {
-        if let Some(member) = self.member(id) {
-            member.state = MemberState::Busy;
-            member.served = served;
         }
     }
 
@@ -432,7 +373,7 @@ impl Group {
                 owners.remove(&key);
                 // What was set aside behind it may go to anybody.
                 if self.pending.free(key) {
-                    self.wake(1);
+                    self.members.wake(1);
                 }
             }
         }
@@ -483,83 +424,13 @@ impl Group {
             .min()
     }
 
-    /// A member that found nothing waits.
-    pub(crate) fn wait(&mut self, id: MemberId, until: Option<Instant>) {
-        if let Some(member) = self.member(id) {
-            member.state = MemberState::Waits { until };
-            self.idle.push_back(id);
-        }
-    }
-
-    /// It waits no more, to look for itself or not. Says what it did: it may have been woken
-    /// already.
-    pub(crate) fn stop_waiting(&mut self, id: MemberId, looks: bool) -> Option<MemberState> {
-        let next = if looks {
-            MemberState::Woken
-        } else {
-            MemberState::Busy
-        };
-        let member = self.member(id)?;
-        let state = std::mem::replace(&mut member.state, next);
-        if matches!(state, MemberState::Waits { .. }) {
-            self.idle.retain(|member| *member != id);
-        }
-        Some(state)
-    }
-
-    /// Wakes up to `count` members that wait, in turn.
-    pub(crate) fn wake(&mut self, count: usize) {
-        for _ in 0..count {
-            let Some(id) = self.idle.pop_front() else {
-                return;
-            };
-            if let Some(member) = self.member(id) {
-                member.state = MemberState::Woken;
-                member.wake.notify_one();
-            }
-        }
-    }
-
     /// Wakes who may take what is now there.
     fn wake_for(&mut self, place: Place) {
         match place {
-            Place::Ready(None) => self.wake(1),
-            Place::Ready(Some(id)) => {
-                // Only this one may have it.
-                if let Some(at) = self.idle.iter().position(|member| *member == id) {
-                    self.idle.remove(at);
-                    self.idle.push_front(id);
-                    self.wake(1);
-                }
-            }
+            Place::Ready(None) => self.members.wake(1),
+            Place::Ready(Some(id)) => self.members.wake_only(id),
             Place::Behind | Place::Timer(_) => {}
         }
-    }
-
-    /// Whether somebody waits whom nobody has woken.
-    pub(crate) fn has_idle(&self) -> bool {
-        !self.idle.is_empty()
-    }
-
-    /// Sees to it that, if anybody waits, somebody looks at `time`: who was to do so may have
-    /// stopped waiting.
-    pub(crate) fn watch(&mut self, time: Option<Instant>) {
-        let Some(time) = time else {
-            return;
-        };
-        let looks = |member: &Member| match member.state {
-            MemberState::Woken => true,
-            MemberState::Waits { until } => until.is_some_and(|until| until <= time + TICK),
-            MemberState::Joined | MemberState::Busy => false,
-        };
-        if !self.members.iter().any(looks) {
-            self.wake(1);
-        }
-    }
-
-    fn member(&mut self, id: MemberId) -> Option<&mut Member> {
-        let at = self.members.binary_search_by_key(&id, |member| member.id);
-        at.ok().map(|at| &mut self.members[at])
     }
 }
 
@@ -572,73 +443,4 @@ fn later(now: Instant, by: Duration) -> Instant {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn group(members: u64) -> Group {
-        let mut group = Group::new(Some("g"), 0);
-        for id in 0..members {
-            group.join(id, Arc::default());
-        }
-        group
-    }
-
-    fn log(count: usize, key: Option<&str>) -> Log {
-        let message = Message::builder("s").data("x");
-        let message = match key {
-            Some(key) => message.key(key),
-            None => message,
-        };
-        Log::of(vec![message.build().unwrap(); count])
-    }
-
-    fn take(group: &mut Group, log: &mut Log, member: MemberId, max: usize) -> Vec<Delivery> {
-        let mut out = Vec::new();
-        let ask = Ask {
-            member,
-            max,
-            lease: Some(Duration::from_secs(1)),
-            yields: true,
-        };
-        group.take(log, true, &ask, &mut out);
-        out
-    }
-
-    #[test]
-    fn nothing_is_left_of_what_is_settled() {
-        for members in [1, 2] {
-            let mut group = group(members);
-            let mut log = log(300, Some("k"));
-            for action in [
-                SettleAction::Release,
-                SettleAction::Retry { after: None },
-                SettleAction::Ack,
-            ] {
-                let all = take(&mut group, &mut log, 0, 300);
-                assert_eq!((all.len(), group.leases.len()), (300, 300));
-                for delivery in all {
-                    let id = delivery.token.id();
-                    assert!(group.extend(0, id, Duration::from_secs(9)));
-                    assert!(matches!(group.settle(0, id, action), Settled::Done));
-                }
-                assert_eq!(group.leases.len(), 0, "leases end with their deliveries");
-            }
-            assert_eq!(group.held(), 0);
-            assert_eq!(group.owners.is_some(), members > 1);
-            assert!(group.owners.is_none_or(|owners| owners.is_empty()));
-            assert!(!group.pending.has_keys());
-        }
-    }
-
-    #[test]
-    fn a_member_gives_way_once_and_not_for_ever() {
-        let mut group = group(2);
-        let mut log = log(100, None);
-        assert_eq!(take(&mut group, &mut log, 0, 10).len(), 10);
-        // The other has not asked yet, and never does.
-        for _ in 0..3 {
-            assert_eq!(take(&mut group, &mut log, 0, 10).len(), 0);
-            assert_eq!(take(&mut group, &mut log, 0, 10).len(), 10);
-        }
-    }
-}
+mod tests;

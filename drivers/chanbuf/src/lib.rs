@@ -4,6 +4,7 @@ mod config;
 mod delayed;
 mod group;
 mod log;
+mod members;
 mod pending;
 mod reader;
 mod stream;

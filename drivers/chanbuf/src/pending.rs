@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use streams_core::Message;
 use tokio::time::Instant;
 
-use crate::group::MemberId;
+use crate::members::MemberId;
 
 /// The hash of a message's key. Two keys with the same hash wait for each other, and that is all.
 pub(crate) type KeyHash = u64;

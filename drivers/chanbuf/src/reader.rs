@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Broker;
 use crate::config::{ChanbufOptions, DRIVER};
-use crate::group::{Ask, MemberId, Taken};
+use crate::group::{Ask, Taken};
+use crate::members::MemberId;
 use crate::stream::{GroupId, Stream};
 
 pub(crate) struct ChanbufReader {
@@ -138,7 +139,7 @@ impl Drop for Waiting<'_> {
         if !self.looks {
             state.give_up_waiting(*group, *member, &stream.config);
         } else if let Some(group) = state.group(*group) {
-            group.stop_waiting(*member, true);
+            group.members.stop_waiting(*member, true);
         }
     }
 }

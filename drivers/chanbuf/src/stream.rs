@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use crate::Backlog;
 use crate::config::{Config, DRIVER, Full, Unheld};
 use crate::delayed::Delayed;
-use crate::group::{Ask, Group, MemberId, MemberState, Settled, Taken};
+use crate::group::{Ask, Group, Settled, Taken};
 use crate::log::Log;
+use crate::members::{MemberId, MemberState};
 
 pub(crate) type GroupId = u64;
 
@@ -196,7 +197,7 @@ impl Stream {
             }
         }
         if was_full {
-            group.wake(1);
+            group.members.wake(1);
         }
         state.pump(&self.config);
         // A retry may have to be waited for.
@@ -254,7 +255,7 @@ impl Stream {
         };
         state.pump(&self.config);
         let (_, mut group) = state.groups.remove(index);
-        group.wake(usize::MAX);
+        group.members.wake(usize::MAX);
         state.trim(&self.config);
         state.pump(&self.config);
         drop(state);
@@ -385,7 +386,7 @@ impl State {
 
     fn added(&mut self, count: usize, config: &Config) {
         for (_, group) in &mut self.groups {
-            group.wake(count);
+            group.members.wake(count);
         }
         if self.groups.is_empty() {
             self.trim(config);
@@ -487,7 +488,7 @@ impl State {
         group.expire();
         let cursor = group.cursor;
         let taken = group.take(&mut self.log, only_reader, ask, out);
-        let (moved, others) = (group.cursor > cursor, group.has_idle());
+        let (moved, others) = (group.cursor > cursor, group.members.has_idle());
         if moved && !only_reader {
             self.trim(config);
         }
@@ -507,15 +508,15 @@ impl State {
     ) -> Option<Instant> {
         let index = self.index(id)?;
         let until = self.next_time(index, config);
-        self.groups[index].1.wait(member, until);
+        self.groups[index].1.members.wait(member, until);
         until
     }
 
     /// Sees to it that, if anybody of the group waits, somebody looks when the clock says so.
     fn keep_watch(&mut self, index: usize, config: &Config) {
-        if self.groups[index].1.has_idle() {
+        if self.groups[index].1.members.has_idle() {
             let time = self.next_time(index, config);
-            self.groups[index].1.watch(time);
+            self.groups[index].1.members.watch(time);
         }
     }
 
@@ -532,8 +533,8 @@ impl State {
             return;
         };
         let group = &mut self.groups[index].1;
-        if group.stop_waiting(member, false) == Some(MemberState::Woken) {
-            group.wake(1);
+        if group.members.stop_waiting(member, false) == Some(MemberState::Woken) {
+            group.members.wake(1);
         }
         self.keep_watch(index, config);
     }
@@ -558,7 +559,7 @@ impl State {
         self.pump(config);
         let end = self.log.end();
         for (_, group) in &mut self.groups {
-            if group.has_members() {
+            if !group.members.is_empty() {
                 let (ready, waiting) = group.pending_counts();
                 backlog.ready += (end - group.cursor) as usize + ready;
                 backlog.waiting += waiting;
