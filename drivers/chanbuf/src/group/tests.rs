@@ -38,6 +38,8 @@ fn take(group: &mut Group, log: &mut Log, member: MemberId, max: usize) -> Vec<D
 fn nothing_is_left_of_what_is_settled() {
     for members in [1, 2] {
         let mut group = group(members);
+        // The other has enough to do.
+        group.members.asked(1, false);
         let mut log = log(300, Some("k"));
         for action in [
             SettleAction::Release,
