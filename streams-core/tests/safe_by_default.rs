@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, SystemTime};
 
 use streams_chanbuf::Chanbuf;
@@ -13,6 +13,30 @@ use streams_core::{
     MessageId, Outcome, Result, StreamName, WriteError, Writer, async_trait, dead_letter,
 };
 use tokio::time::Instant;
+
+/// Everything logged in this process. The log is one for all tests, so that workers on any thread
+/// reach it.
+fn log() -> String {
+    static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    static INIT: Once = Once::new();
+    struct Log;
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            LOG.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    INIT.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(|| Log)
+            .init()
+    });
+    String::from_utf8_lossy(&LOG.lock().unwrap()).into_owned()
+}
 
 fn message(stream: &str, key: Option<&str>, data: &str) -> Message {
     let builder = Message::builder(stream).data(data.to_owned());
@@ -292,6 +316,7 @@ async fn one_slow_key_does_not_stall_the_others() {
 /// A handler that blocks its thread holds up neither what was fetched with it nor what comes later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_handler_that_blocks_holds_up_only_itself() {
+    log();
     let test = TestBus::new().unwrap();
     let (release, blocked) = std::sync::mpsc::channel::<()>();
     let blocked = Arc::new(Mutex::new(blocked));
@@ -307,7 +332,7 @@ async fn a_handler_that_blocks_holds_up_only_itself() {
             }
         })
         .group("g")
-        .concurrency(2)
+        .concurrency(3)
         .register()
         .unwrap();
     test.bus().start().await.unwrap();
@@ -315,14 +340,22 @@ async fn a_handler_that_blocks_holds_up_only_itself() {
     let mut batch: Vec<_> = (0..500)
         .map(|i| message("a", None, &i.to_string()))
         .collect();
+    // Two, so that at least one has others behind it, wherever a worker's share ends.
+    batch.insert(250, message("a", None, "block"));
     batch.insert(250, message("a", None, "block"));
     test.bus().publisher().write(&batch).await.unwrap();
     for _ in 0..500 {
         let next = tokio::time::timeout(Duration::from_secs(20), handled.recv()).await;
         assert_ne!(next.expect("not held up").unwrap(), "block");
     }
-    release.send(()).unwrap();
-    assert_eq!(handled.recv().await.unwrap(), "block");
+    assert!(
+        log().contains("spawn_blocking"),
+        "it is said, and what to do"
+    );
+    for _ in 0..2 {
+        release.send(()).unwrap();
+        assert_eq!(handled.recv().await.unwrap(), "block");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -370,6 +403,7 @@ async fn a_shutdown_drains_what_runs_and_releases_what_has_not_started() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_ignores_cancellation_is_abandoned_at_the_deadline() {
+    log();
     let test = TestBus::new().unwrap();
     let told = Arc::new(AtomicBool::new(false));
     test.bus()
@@ -402,6 +436,10 @@ async fn a_handler_that_ignores_cancellation_is_abandoned_at_the_deadline() {
     assert!(
         took >= Duration::from_secs(5) && took < Duration::from_millis(5500),
         "{took:?}"
+    );
+    assert!(
+        log().contains("raise the deadline, or end them"),
+        "it is said, and what to do"
     );
     assert!(told.load(SeqCst), "the one that listens was told");
     assert_eq!(

@@ -270,7 +270,10 @@ impl Shared {
     /// it; it would wait behind a handler that blocks this thread. Waking one more task, which does
     /// nothing, takes that place. A worker that is about to wait need not do this: its thread goes
     /// on with the task it woke.
-    fn let_go(&self) {
+    ///
+    /// The fetcher does it too where the clock woke it: its thread is then the one that drives the
+    /// timers, and no other takes that over while there is but one task to run.
+    pub(crate) fn let_go(&self) {
         self.ballast.notify_one();
     }
 

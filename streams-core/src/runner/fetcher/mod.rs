@@ -28,6 +28,8 @@ use crate::{
 const MAX_FETCH: usize = 256;
 /// When fetching has stopped for want of room, it goes on with this share of the limit free.
 const ROOM_SHARE: usize = 4;
+/// How often it is said that a handler blocks.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// How long a message may wait behind a handler that blocks its thread.
 const STUCK_AFTER: Duration = Duration::from_millis(5);
 
@@ -60,6 +62,8 @@ pub(crate) struct Times {
     watch: Option<Instant>,
     watched_taken: u64,
     watched: Vec<(u16, u64)>,
+    /// When it was last said that a handler blocks.
+    warned: Option<Instant>,
 }
 
 /// Why the fetcher went on.
@@ -121,7 +125,9 @@ impl Fetcher {
         {
             let mut pool = self.shared.lock();
             pool.dispatcher.fire(now);
-            self.shared.wake_if_needed(&mut pool);
+            if self.shared.wake_if_needed(&mut pool) {
+                self.shared.let_go();
+            }
         }
         self.unstick(now);
         self.settle(now, false).await?;
@@ -312,11 +318,19 @@ impl Fetcher {
         for (worker, steps) in &hostages {
             if self.times.watched.contains(&(*worker, *steps)) {
                 self.shared.reclaim(&mut pool, *worker, Some(*steps));
+                if self.times.warned.is_none_or(|last| now - last > WARN_EVERY) {
+                    self.times.warned = Some(now);
+                    tracing::warn!(
+                        stream = %self.options.stream,
+                        "a handler blocks its thread; others take over what waited behind it. Move \
+                         blocking work to `tokio::task::spawn_blocking`"
+                    );
+                }
             }
         }
         let ready = pool.dispatcher.ready() > 0 && self.shared.can_wake(&pool);
-        if ready && self.times.watched_taken == pool.taken {
-            self.shared.wake_one(&mut pool);
+        if ready && self.times.watched_taken == pool.taken && self.shared.wake_one(&mut pool) {
+            self.shared.let_go();
         }
         self.times.watched_taken = pool.taken;
         self.times.watch = (ready || !hostages.is_empty()).then(|| now + STUCK_AFTER);

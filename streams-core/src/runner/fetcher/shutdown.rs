@@ -27,6 +27,14 @@ impl Fetcher {
             self.shared.cancel_all();
             self.finish_running(Instant::now() + CANCEL_GRACE, sleep)
                 .await;
+            let abandoned = self.shared.lock().dispatcher.running();
+            if abandoned > 0 {
+                tracing::warn!(
+                    stream = %self.options.stream, abandoned,
+                    "handlers have not ended by the shutdown deadline and are abandoned, their messages \
+                     unacknowledged; raise the deadline, or end them when `Context::cancelled` says so"
+                );
+            }
             self.shared.abort();
         }
         let _ = self.settle_or_drop(deadline).await;
