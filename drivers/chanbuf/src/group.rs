@@ -186,7 +186,6 @@ impl Group {
             if gives_way && there > 0 {
                 // Once is enough, whether or not it comes to asking again.
                 self.members.asked(ask.member, !ask.yields);
-                self.members.wake(1);
                 return Taken::GiveWay;
             }
             // Leave the others that are about to ask their part.

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::common::{
-    PATIENCE, SECOND, broker, builder, join, message, messages, open, options, write,
+    PATIENCE, SECOND, broker, builder, join, join_from, message, messages, open, options, write,
 };
 
 fn failed(result: Result<(), WriteError>) -> Vec<(usize, ErrorKind)> {
@@ -478,17 +478,29 @@ async fn a_million_unsettled_deliveries_are_the_most() {
     let one = message("s", 1);
     let batch = vec![one; MOST + 10];
     write(&broker, &batch).await.unwrap();
-    let start = options("s").start_from(StartFrom::Earliest);
-    let mut tap = open(&broker, &start).await;
+    let mut tap = join_from(&broker, "g", StartFrom::Earliest).await;
     let mut held = tap.now(usize::MAX);
     assert_eq!(held.len(), MOST);
     assert!(tap.now(1).is_empty());
-    // Each is settled under its own token.
+    let mut waiting = JoinSet::new();
+    for _ in 0..3 {
+        let mut other = join(&broker, "s", "g").await;
+        waiting.spawn(async move {
+            other.one().await;
+            other
+        });
+    }
+    tokio::task::yield_now().await;
+    // Each is settled under its own token, and as many who wait get one in its place.
     let last = held.split_off(MOST - 5);
     tap.ack(last);
-    assert_eq!(tap.now(usize::MAX).len(), 5);
+    assert_eq!(
+        waiting.join_all().await.len(),
+        3,
+        "they leave without settling"
+    );
     tap.ack(held);
-    assert_eq!(tap.now(usize::MAX).len(), 5);
+    assert_eq!(tap.now(usize::MAX).len(), 10);
 }
 
 #[tokio::test(start_paused = true)]

@@ -92,6 +92,21 @@ async fn an_extended_lease_lasts_longer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_is_made_shorter_is_noticed_by_who_waits_already() {
+    let broker = leasing();
+    let mut tap = join(&broker, "s", "g").await;
+    let mut other = join(&broker, "s", "g").await;
+    write(&broker, &messages("s", 0..1)).await.unwrap();
+    let one = tap.now(1).remove(0);
+    let waits = tokio::spawn(async move { other.one().await.attempt });
+    tokio::task::yield_now().await;
+    let began = Instant::now();
+    tap.0.extend(&[one.token.id()], SECOND).await.unwrap();
+    assert_eq!(waits.await.unwrap(), Some(2));
+    assert_eq!(began.elapsed().as_secs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_whose_lease_ran_out_comes_again_in_order() {
     let broker = leasing();
     let mut late = join(&broker, "s", "g").await;
