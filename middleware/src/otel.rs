@@ -195,6 +195,13 @@ impl Writer for TracedWriter {
         self.writer.cancel(stream, id).await
     }
 
+    async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {
+        match traced(batch) {
+            Some(batch) => self.writer.write_in_transaction(&batch).await,
+            None => self.writer.write_in_transaction(batch).await,
+        }
+    }
+
     async fn flush(&self) -> Result<()> {
         self.writer.flush().await
     }

@@ -148,6 +148,24 @@ impl Writer for RetryWriter {
         self.writer.cancel(stream, id).await
     }
 
+    async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {
+        let mut attempt = 1;
+        loop {
+            match self.writer.write_in_transaction(batch).await {
+                Err(error) if error.is_retryable() && attempt < self.max_attempts => {
+                    let delay = self.backoff.delay(attempt);
+                    tracing::warn!(
+                        messages = batch.len(), attempt, ?delay, error = ?error,
+                        "the transaction failed; it is tried again"
+                    );
+                    tokio::time::sleep(delay).await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
     async fn flush(&self) -> Result<()> {
         self.writer.flush().await
     }

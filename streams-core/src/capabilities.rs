@@ -71,6 +71,10 @@ pub struct Capabilities {
     pub order: Order,
     /// How deliveries are settled.
     pub acknowledgement: Acknowledgement,
+    /// Streams have partitions, and the driver reports which the reader has:
+    /// [`Received::Assigned`](crate::Received::Assigned) before the first delivery of one,
+    /// [`Revoking`](crate::Received::Revoking) or [`Lost`](crate::Received::Lost) after the last.
+    pub partitions: bool,
     /// Deliveries count their attempts.
     pub attempts: bool,
     /// Deliveries are leased: unsettled in time, they go to another reader.
@@ -86,6 +90,8 @@ pub struct Capabilities {
     pub start: StartPositions,
     /// A batch can be written all or nothing.
     pub transactions: bool,
+    /// Deliveries can be settled in one transaction with what handling them writes.
+    pub exactly_once: bool,
     /// Writing to a stream that does not exist creates it.
     pub creates_streams: bool,
     /// Largest data of one message, in bytes.
@@ -121,6 +127,7 @@ impl Capabilities {
             keeps_before_group: false,
             order: Order::None,
             acknowledgement: Acknowledgement::Individual,
+            partitions: false,
             attempts: false,
             leases: false,
             delayed_redelivery: None,
@@ -133,6 +140,7 @@ impl Capabilities {
                 time: false,
             },
             transactions: false,
+            exactly_once: false,
             creates_streams: false,
             largest_message: None,
             most_headers: None,
@@ -153,6 +161,8 @@ impl Capabilities {
         order: Order,
         /// Sets [`acknowledgement`](Self#structfield.acknowledgement).
         acknowledgement: Acknowledgement,
+        /// Sets [`partitions`](Self#structfield.partitions).
+        partitions: bool,
         /// Sets [`attempts`](Self#structfield.attempts).
         attempts: bool,
         /// Sets [`leases`](Self#structfield.leases).
@@ -167,6 +177,8 @@ impl Capabilities {
         start: StartPositions,
         /// Sets [`transactions`](Self#structfield.transactions).
         transactions: bool,
+        /// Sets [`exactly_once`](Self#structfield.exactly_once).
+        exactly_once: bool,
         /// Sets [`creates_streams`](Self#structfield.creates_streams).
         creates_streams: bool,
         /// Sets [`largest_message`](Self#structfield.largest_message).
@@ -217,6 +229,7 @@ impl Capabilities {
                 }
                 .to_owned(),
             ),
+            ("partitions", yes(self.partitions)),
             ("attempt count", yes(self.attempts)),
             ("leases", yes(self.leases)),
             (
@@ -234,6 +247,7 @@ impl Capabilities {
                 },
             ),
             ("transactions", yes(self.transactions)),
+            ("exactly once (read, handle, write)", yes(self.exactly_once)),
             ("creates streams on write", yes(self.creates_streams)),
             ("largest message", size(self.largest_message)),
             ("binary header values", yes(self.binary_headers)),

@@ -168,6 +168,20 @@ pub struct Settlement {
     pub action: SettleAction,
 }
 
+/// A settlement and the messages that came of handling its delivery, for
+/// [`settle_in_transaction`](crate::Subscription::settle_in_transaction).
+///
+/// Where deliveries are acknowledged [by position](crate::Acknowledgement::Cumulative), the outputs
+/// are those of every delivery up to that position that were not written before.
+#[derive(Debug)]
+#[must_use = "it does nothing until it is given to `Subscription::settle_in_transaction`"]
+pub struct TransactionPart {
+    /// What is settled.
+    pub settlement: Settlement,
+    /// What is written with it, in order.
+    pub outputs: Vec<Message>,
+}
+
 /// What came of settling.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -209,4 +223,23 @@ pub struct Assignment {
     pub partition: u32,
     /// The epoch, as in [`TokenId::epoch`].
     pub epoch: u32,
+}
+
+impl Assignment {
+    /// The assignment a delivery came with.
+    #[must_use]
+    pub fn of(id: TokenId) -> Self {
+        Self {
+            partition: id.partition,
+            epoch: id.epoch,
+        }
+    }
+
+    pub(crate) fn position(self, sequence: u64) -> TokenId {
+        TokenId {
+            partition: self.partition,
+            epoch: self.epoch,
+            sequence,
+        }
+    }
 }

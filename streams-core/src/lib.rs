@@ -27,6 +27,7 @@ mod key;
 mod message;
 mod names;
 mod options;
+mod partitions;
 mod publisher;
 mod reader;
 mod registry;
@@ -46,7 +47,7 @@ pub use codec::{Codec, Json, Protobuf};
 pub use dedup::{Claim, ClaimId, DeduplicationStorage};
 pub use delivery::{
     AckToken, Assignment, Delivery, ExtendReport, Metadata, Received, SettleAction, SettleReport,
-    Settlement, TokenId,
+    Settlement, TokenId, TransactionPart,
 };
 pub use driver::{AnyDriver, Driver};
 pub use error::{Error, ErrorKind, Result, WriteError};
@@ -62,6 +63,7 @@ pub use key::Key;
 pub use message::{Message, MessageBuilder, from_unix_millis, unix_millis};
 pub use names::{ContentType, DEAD_LETTER_SUFFIX, IntoStreamName, StreamName};
 pub use options::{DriverArguments, DriverOptions, OptionFor};
+pub use partitions::PartitionListener;
 pub use publisher::{Publisher, PublisherBuilder};
 pub use reader::{ReadOptions, Reader, StartFrom, Subscription};
 pub use registry::{EventInfo, EventRegistry};

@@ -1,5 +1,6 @@
 //! Publishing events.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,11 +41,11 @@ use crate::{
 #[derive(Clone)]
 pub struct Publisher {
     inner: Arc<Inner>,
+    writer: Arc<dyn Writer>,
     headers: Headers,
 }
 
 struct Inner {
-    writer: Arc<dyn Writer>,
     registry: EventRegistry,
     identifiers: Arc<dyn IdentifierFactory>,
     clock: Clock,
@@ -82,8 +83,8 @@ impl PublisherBuilder {
     /// The publisher.
     pub fn build(self) -> Publisher {
         Publisher {
+            writer: self.writer,
             inner: Arc::new(Inner {
-                writer: self.writer,
                 registry: self.registry,
                 identifiers: self.identifiers,
                 clock: self.clock,
@@ -132,6 +133,16 @@ impl Publisher {
         Ok(self.write(&self.messages(events)?).await?)
     }
 
+    /// Writes many events of one type in one transaction: readers get all of them or none. For
+    /// messages of several streams use [`write_in_transaction`](Publisher::write_in_transaction).
+    ///
+    /// # Errors
+    /// As [`write_in_transaction`](Publisher::write_in_transaction), and as
+    /// [`messages`](Publisher::messages).
+    pub async fn publish_all_in_transaction<E: Event>(&self, events: &[E]) -> Result<()> {
+        self.write_in_transaction(&self.messages(events)?).await
+    }
+
     /// Writes an event to a stream other than its registered one. It need not be registered.
     ///
     /// # Errors
@@ -165,7 +176,7 @@ impl Publisher {
         let registered = self.inner.registry.get::<E>()?;
         let message = self.message(&registered, &registered.stream, event)?;
         let id = message.id().clone();
-        self.inner.writer.write_at(&[message], due).await?;
+        self.writer.write_at(&[message], due).await?;
         Ok(id)
     }
 
@@ -190,7 +201,7 @@ impl Publisher {
     pub async fn cancel<E: Event>(&self, id: &MessageId) -> Result<bool> {
         self.check_open()?;
         let registered = self.inner.registry.get::<E>()?;
-        self.inner.writer.cancel(&registered.stream, id).await
+        self.writer.cancel(&registered.stream, id).await
     }
 
     /// The messages [`publish_all`](Publisher::publish_all) would write.
@@ -218,11 +229,24 @@ impl Publisher {
                 Error::closed("the publisher")
             }));
         }
-        if self.headers.is_empty() {
-            return writer::write(&*self.inner.writer, batch).await;
+        writer::write(&*self.writer, &self.with_own_headers(batch)).await
+    }
+
+    /// Writes messages as they are, in one transaction: whatever streams they are for, readers get
+    /// all of them or none.
+    ///
+    /// # Errors
+    /// Nothing was written then.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) when the driver has no transactions.
+    /// - [`Closed`](crate::ErrorKind::Closed) after shutdown.
+    /// - The writer's own; one that is about a message names its index.
+    pub async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {
+        self.check_open()?;
+        if batch.is_empty() {
+            return Ok(());
         }
-        let with_headers: Vec<_> = batch.iter().map(|m| self.add_headers(m)).collect();
-        writer::write(&*self.inner.writer, &with_headers).await
+        let batch = self.with_own_headers(batch);
+        self.writer.write_in_transaction(&batch).await
     }
 
     /// The same publisher, whose messages carry these headers too unless they have their own.
@@ -233,8 +257,16 @@ impl Publisher {
             all.insert(name.clone(), value.clone());
         }
         Self {
-            inner: self.inner.clone(),
             headers: all,
+            ..self.clone()
+        }
+    }
+
+    /// The same publisher on another writer.
+    pub(crate) fn on(&self, writer: Arc<dyn Writer>) -> Self {
+        Self {
+            writer,
+            ..self.clone()
         }
     }
 
@@ -247,7 +279,7 @@ impl Publisher {
     /// The writer underneath.
     #[must_use]
     pub fn writer(&self) -> &Arc<dyn Writer> {
-        &self.inner.writer
+        &self.writer
     }
 
     /// Refuses everything from now on.
@@ -264,7 +296,7 @@ impl Publisher {
 
     async fn write_one(&self, message: Message) -> Result<MessageId> {
         self.check_open()?;
-        writer::write(&*self.inner.writer, std::slice::from_ref(&message)).await?;
+        writer::write(&*self.writer, std::slice::from_ref(&message)).await?;
         Ok(message.id().clone())
     }
 
@@ -288,6 +320,13 @@ impl Publisher {
             .data(data)
             .time(self.inner.clock.now())
             .build()
+    }
+
+    fn with_own_headers<'a>(&self, batch: &'a [Message]) -> Cow<'a, [Message]> {
+        if self.headers.is_empty() {
+            return Cow::Borrowed(batch);
+        }
+        batch.iter().map(|m| self.add_headers(m)).collect()
     }
 
     fn add_headers(&self, message: &Message) -> Message {
@@ -314,7 +353,7 @@ fn merge(own: &Headers, more: &Headers) -> Headers {
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publisher")
-            .field("driver", &self.inner.writer.capabilities().driver)
+            .field("driver", &self.writer.capabilities().driver)
             .field("registry", &self.inner.registry)
             .finish_non_exhaustive()
     }

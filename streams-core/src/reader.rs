@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::options::DriverArguments;
 use crate::{
-    Capabilities, Delivery, ExtendReport, Received, Result, SettleReport, Settlement, StreamName,
-    TokenId,
+    Capabilities, Delivery, Error, ErrorKind, ExtendReport, Received, Result, SettleReport,
+    Settlement, StreamName, TokenId, TransactionPart,
 };
 
 /// Opens subscriptions. The small end of a driver that the bus reads from.
@@ -75,6 +75,43 @@ pub trait Subscription: Send {
         None
     }
 
+    /// Settles deliveries and writes the messages that came of handling them, all in one
+    /// transaction: whoever reads committed messages sees both or neither. Takes what is done out of
+    /// `parts`.
+    ///
+    /// Requires capability `exactly_once`, and a subscription opened with
+    /// [`ReadOptions::exactly_once`].
+    ///
+    /// # Behavior
+    /// - A part whose delivery was no longer this reader's is taken out and reported as lost; its
+    ///   outputs are not written.
+    /// - With an error nothing was settled or written, and what is left in `parts` may be tried
+    ///   again on this subscription.
+    /// - Where it cannot tell whether that holds (the confirmation of the commit did not come, say),
+    ///   or can settle nothing more (another reader has taken its place), it says so by the kind of
+    ///   the error: [`Closed`](ErrorKind::Closed), [`LeaseLost`](ErrorKind::LeaseLost) or
+    ///   [`Conflict`](ErrorKind::Conflict). The runner then settles nothing more on this
+    ///   subscription and, where the error is [retryable](Error::is_retryable), opens it anew.
+    /// - There is at most one part for a delivery, and for a partition where acknowledgement is by
+    ///   position. Parts and outputs are in the order in which they are to be written.
+    /// - A call that is dropped before it ends may have settled all or nothing; the subscription is
+    ///   then only closed.
+    ///
+    /// # Errors
+    /// When the backend cannot be reached or refuses an output.
+    async fn settle_in_transaction(
+        &mut self,
+        parts: &mut Vec<TransactionPart>,
+    ) -> Result<SettleReport> {
+        let _ = parts;
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "this driver cannot settle and write in one transaction; subscribe without \
+             `exactly_once`, or use a driver that can",
+        )
+        .operation("settle_in_transaction"))
+    }
+
     /// Makes leases last until `by` from now.
     ///
     /// Requires capability `leases`.
@@ -131,6 +168,9 @@ pub struct ReadOptions {
     pub group: Option<String>,
     /// Where to start.
     pub start: StartFrom,
+    /// Whether deliveries are settled with
+    /// [`settle_in_transaction`](Subscription::settle_in_transaction).
+    pub exactly_once: bool,
     /// Options and arguments that are the driver's own.
     pub driver: DriverArguments,
 }
@@ -145,6 +185,7 @@ impl ReadOptions {
             stream: stream.into_stream_name()?,
             group: None,
             start: StartFrom::Default,
+            exactly_once: false,
             driver: DriverArguments::default(),
         })
     }
@@ -158,6 +199,13 @@ impl ReadOptions {
         crate::names::check_name("group name", &group)?;
         self.group = Some(group);
         Ok(self)
+    }
+
+    /// Settles in transactions, together with what handling writes.
+    #[must_use]
+    pub fn exactly_once(mut self, exactly_once: bool) -> Self {
+        self.exactly_once = exactly_once;
+        self
     }
 
     /// Sets where to start.

@@ -72,6 +72,25 @@ pub trait Writer: Send + Sync {
         .operation("cancel"))
     }
 
+    /// Writes a batch in one transaction: readers get all of it or nothing, whatever fails.
+    ///
+    /// Requires capability `transactions`.
+    ///
+    /// # Errors
+    /// Nothing was written then, but for an error that is not
+    /// [retryable](crate::Error::is_retryable) because nobody can tell (the confirmation of the
+    /// commit did not come). [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) without the
+    /// capability; a message that cannot be written fails the whole batch, with its index as
+    /// context.
+    async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {
+        let _ = batch;
+        Err(Error::unsupported(
+            self.capabilities().driver,
+            "this driver has no transactions; write with `write`, or use a driver that has them",
+        )
+        .operation("write_in_transaction"))
+    }
+
     /// Waits until all that was given to the writer so far is confirmed or has failed.
     ///
     /// # Errors

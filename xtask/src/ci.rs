@@ -10,6 +10,9 @@ use crate::{Options, Result, bench, dependencies, docs, test, tidy, toolchain};
 pub(crate) fn command() -> Result {
     let mut checks = Checks::default();
     checks.without_build();
+    checks.check("build tools", || {
+        Ok(streams_services::install_build_tools()?)
+    });
     checks.check("format", || run(&mut cargo(["fmt", "--all", "--check"])));
     checks.check("clippy", || {
         let mut clippy = cargo(["clippy", "--workspace", "--all-targets", "--all-features"]);

@@ -5,6 +5,7 @@ mod ci;
 mod dependencies;
 mod docs;
 mod run;
+mod services;
 mod test;
 mod tidy;
 mod toolchain;
@@ -19,8 +20,13 @@ const HELP: &str = "\
 cargo xtask <command>
 
   test [--quick] [--only NAME]
-      Runs every test, doctest and example. --quick runs smaller counts of what is random or large;
-      --only runs one crate: `core`, `chanbuf`, `streams-middleware`.
+      Runs every test, doctest and example, with the servers they need. --quick leaves out the crates
+      that need a server, and runs smaller counts of what is random or large; --only runs one crate:
+      `core`, `kafka`, `streams-middleware`.
+  services up [NAME...] | status | down
+      Starts servers in the background, installs them if they are missing, and prints the variables
+      that tell tests their addresses: `eval \"$(cargo xtask services up)\"`. Without a name, those that
+      the tests use; `all` is all of them. See services/README.md.
   ci
       What a change must pass: format, clippy, docs, dependencies, toolchain, tidiness, generated
       docs, tests, and the counts of the benchmarks.
@@ -70,6 +76,10 @@ fn command() -> Result {
         ["test"] => test::command(&options).map(drop),
         ["ci"] => ci::command(),
         ["tidy"] => ci::tidy(),
+        ["services", "up", ref names @ ..] => services::up(names),
+        ["services", "status"] => services::status(),
+        ["services", "down"] => services::down(),
+        ["services", services::SUPERVISE, ref names @ ..] => services::supervise(names),
         ["docs"] => docs::command(options.check),
         ["bench"] | ["bench", "core"] => bench::core(&options),
         ["bench", "peers"] => bench::peers(&options),

@@ -1,11 +1,13 @@
 //! `cargo xtask test`.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use streams_services::Service;
+
 use crate::run::{cannot_start, cargo, echo, run};
-use crate::{Options, Result, workspace};
+use crate::workspace::Member;
+use crate::{Options, Result, services, workspace};
 
 /// How many tests ran.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,20 +24,22 @@ impl std::fmt::Display for Counts {
 
 /// Builds everything once, runs it, and prints the sum on the last line.
 pub(crate) fn command(options: &Options) -> Result<Counts> {
-    // Drivers with a server get it here: installed if missing, started, and stopped at the end.
-    let selection = match &options.only {
-        Some(name) => vec![
-            "--package".to_owned(),
-            workspace::find(&workspace::members()?, name)?.name.clone(),
-        ],
-        None => vec!["--workspace".to_owned()],
-    };
-    run(cargo(["test", "--all-features", "--no-run"]).args(&selection))?;
+    let members = workspace::members()?;
+    let selected = Selection::new(&members, options)?;
+    streams_services::install_build_tools()?;
+    run(cargo(["test", "--all-features", "--no-run"]).args(&selected.arguments))?;
     let mut test = cargo(["test", "--all-features", "--no-fail-fast"]);
-    test.args(&selection);
+    test.args(&selected.arguments);
     if options.quick {
         test.env("STREAMS_KIT_QUICK", "1")
             .env("STREAMS_MODEL_SCHEDULES", "1000");
+    }
+    // They end with this function, or with this process, whatever happens.
+    let servers = services::start(&selected.services)?;
+    for server in &servers {
+        for variable in server.service().unset() {
+            test.env(variable, server.address());
+        }
     }
     let (mut counts, mut succeeded) = run_tests(&mut test)?;
     if matches!(
@@ -58,12 +62,53 @@ pub(crate) fn command(options: &Options) -> Result<Counts> {
     }
 }
 
+/// What to run, and against what.
+#[derive(Debug, PartialEq)]
+struct Selection {
+    /// Cargo's.
+    arguments: Vec<String>,
+    services: Vec<Service>,
+}
+
+impl Selection {
+    fn new(members: &[Member], options: &Options) -> Result<Self> {
+        let mut arguments = Vec::new();
+        let mut selected = match &options.only {
+            Some(name) => vec![workspace::find(members, name)?],
+            None => members.iter().collect(),
+        };
+        match &options.only {
+            Some(_) => arguments.push(format!("--package={}", selected[0].name)),
+            None => arguments.push("--workspace".to_owned()),
+        }
+        if options.quick {
+            let (left_out, rest) = selected
+                .into_iter()
+                .partition(|member| member.services.is_some());
+            selected = rest;
+            match &options.only {
+                Some(name) if selected.is_empty() => {
+                    return Err(format!("{name} needs servers; leave out --quick").into());
+                }
+                _ => arguments.extend(exclude(&left_out)),
+            }
+        }
+        Ok(Self {
+            arguments,
+            services: services::of(selected)?,
+        })
+    }
+}
+
+fn exclude(members: &[&Member]) -> Vec<String> {
+    let exclude = |member: &&Member| format!("--exclude={}", member.name);
+    members.iter().map(exclude).collect()
+}
+
 /// The worker pool's wake-ups under every order of events that shuttle comes up with. It replaces the
 /// locks, so it is a build of its own, in a folder of its own.
 fn shuttle(options: &Options) -> Command {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| workspace::root().join("target"), PathBuf::from)
-        .join("shuttle");
+    let target = workspace::target().join("shuttle");
     let mut test = cargo(["test", "--package=streams-core", "--lib", "shuttle"]);
     test.env("RUSTFLAGS", "--cfg shuttle")
         .env("CARGO_TARGET_DIR", target);
@@ -113,6 +158,51 @@ fn parse(line: &str) -> Option<Counts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn members() -> Vec<Member> {
+        let member = |name: &str, services: Option<&[&str]>| Member {
+            name: format!("streams-{name}"),
+            services: services.map(|names| names.iter().map(ToString::to_string).collect()),
+            ..Member::default()
+        };
+        vec![
+            member("core", None),
+            member("kafka", Some(&["kafka"])),
+            member("relay", Some(&["postgres", "kafka"])),
+            member("services", Some(&[])),
+        ]
+    }
+
+    fn select(only: Option<&str>, quick: bool) -> Result<Selection> {
+        let options = Options {
+            only: only.map(str::to_owned),
+            quick,
+            ..Options::default()
+        };
+        Selection::new(&members(), &options)
+    }
+
+    #[test]
+    fn everything_runs_with_all_servers_it_needs() {
+        let all = select(None, false).unwrap();
+        assert_eq!(all.arguments, ["--workspace"]);
+        assert_eq!(all.services, [Service::Kafka, Service::Postgres]);
+        let one = select(Some("kafka"), false).unwrap();
+        assert_eq!(one.arguments, ["--package=streams-kafka"]);
+        assert_eq!(one.services, [Service::Kafka]);
+    }
+
+    #[test]
+    fn a_quick_run_needs_no_server() {
+        let quick = select(None, true).unwrap();
+        assert!(quick.services.is_empty());
+        let excluded = ["kafka", "relay", "services"];
+        let excluded = excluded.map(|name| format!("--exclude=streams-{name}"));
+        assert_eq!(quick.arguments[1..], excluded);
+        let core = select(Some("core"), true).unwrap();
+        assert_eq!(core.arguments, ["--package=streams-core"]);
+        assert!(select(Some("kafka"), true).is_err());
+    }
 
     #[test]
     fn result_lines_are_read() {

@@ -13,6 +13,11 @@ pub(crate) fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_path_buf()
 }
 
+/// Where cargo builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// A crate of the workspace.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Member {
@@ -24,6 +29,8 @@ pub(crate) struct Member {
     /// Whether it is published.
     pub(crate) published: bool,
     pub(crate) dependencies: Vec<Dependency>,
+    /// The servers its tests run against; an empty list if they start their own.
+    pub(crate) services: Option<Vec<String>>,
 }
 
 /// What a crate's manifest asks for.
@@ -75,6 +82,12 @@ fn member(package: &Value, root: &Path) -> Result<Member> {
                 needed: dependency["kind"].as_str() != Some("dev"),
             })
             .collect(),
+        services: package["metadata"]["streams"]["services"]
+            .as_array()
+            .map(|names| {
+                let names = names.iter().filter_map(Value::as_str);
+                names.map(str::to_owned).collect()
+            }),
     })
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use streams_core::{
     Acknowledgement, Capabilities, Clock, DriverArguments, DriverOptions, DriverUrl, Error,
-    OptionFor, Order, Result, StartPositions,
+    ErrorKind, Message, OptionFor, Order, Result, StartPositions,
 };
 
 use crate::Chanbuf;
@@ -66,6 +66,30 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether a message can be written at all, whatever room there is.
+    pub(crate) fn is_fit(&self, message: &Message) -> bool {
+        let size = message.data().len();
+        size > 0 && self.largest_message.is_none_or(|limit| size <= limit)
+    }
+
+    /// What one that is not fit is refused for.
+    pub(crate) fn unfit(&self, message: &Message) -> Error {
+        let size = message.data().len();
+        let error = match self.largest_message {
+            Some(limit) if size > 0 => Error::new(
+                ErrorKind::TooLarge,
+                "the data is larger than this broker takes; split it, or raise `largest_message`",
+            )
+            .with("size", size)
+            .with("limit", limit),
+            _ => Error::new(
+                ErrorKind::EmptyMessage,
+                "the message has no data; set it with `data`",
+            ),
+        };
+        error.driver(DRIVER).with("stream", message.stream())
+    }
+
     pub(crate) fn capabilities(&self) -> Capabilities {
         Capabilities::none(DRIVER)
             .groups(true)
@@ -84,6 +108,8 @@ impl Config {
                 position: true,
                 time: true,
             })
+            .transactions(true)
+            .exactly_once(true)
             .creates_streams(true)
             .largest_message(self.largest_message)
             .binary_headers(true)

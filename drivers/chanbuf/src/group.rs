@@ -307,6 +307,11 @@ impl Group {
         (same && unsettled.member == member).then_some(slot)
     }
 
+    /// Whether a delivery is unsettled and the member's.
+    pub(crate) fn holds(&self, member: MemberId, id: TokenId) -> bool {
+        self.find(id, member).is_some()
+    }
+
     pub(crate) fn settle(
         &mut self,
         member: MemberId,

@@ -7,9 +7,11 @@ mod log;
 mod members;
 mod pending;
 mod reader;
+mod refused;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod transaction;
 mod writer;
 
 use std::collections::HashMap;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::{
-    Capabilities, Delivery, Error, ErrorKind, ExtendReport, ReadOptions, Reader, Received, Result,
-    SettleReport, Settlement, Subscription, TokenId, async_trait,
+    Capabilities, Delivery, Error, ErrorKind, ExtendReport, Message, ReadOptions, Reader, Received,
+    Result, SettleReport, Settlement, Subscription, TokenId, TransactionPart, async_trait,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -16,6 +16,7 @@ use crate::config::{ChanbufOptions, DRIVER};
 use crate::group::{Ask, Taken};
 use crate::members::MemberId;
 use crate::stream::{GroupId, Stream};
+use crate::transaction::Streams;
 
 pub(crate) struct ChanbufReader {
     broker: Arc<Broker>,
@@ -190,6 +191,23 @@ impl Subscription for Member {
 
     fn try_settle(&mut self, settlements: &mut Vec<Settlement>) -> Option<Result<SettleReport>> {
         Some(Ok(self.stream.settle(self.group, self.member, settlements)))
+    }
+
+    /// Does not wait for room: a stream that is full refuses it, to be tried again.
+    async fn settle_in_transaction(
+        &mut self,
+        parts: &mut Vec<TransactionPart>,
+    ) -> Result<SettleReport> {
+        let outputs = parts.iter().flat_map(|part| &part.outputs);
+        let config = &self.broker.config;
+        if let Some(unfit) = outputs.clone().find(|message| !config.is_fit(message)) {
+            return Err(config.unfit(unfit));
+        }
+        let names = outputs.map(Message::stream);
+        let streams = Streams::of(&self.broker, names.chain([&self.stream.name]));
+        let result = streams.settle(&self.stream, self.group, self.member, parts);
+        streams.forget_unused(&self.broker);
+        result.map_err(|(stream, why)| stream.error(why).operation("settle_in_transaction"))
     }
 
     async fn extend(&mut self, deliveries: &[TokenId], by: Duration) -> Result<ExtendReport> {

@@ -6,18 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use streams_core::{
-    Delivery, Error, ErrorKind, Message, MessageId, Result, SettleReport, Settlement, StartFrom,
-    StreamName, TokenId,
+    Delivery, Message, MessageId, Result, SettleReport, Settlement, StartFrom, StreamName, TokenId,
+    TransactionPart,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::Backlog;
-use crate::config::{Config, DRIVER, Full, Unheld};
+use crate::config::{Config, Full, Unheld};
 use crate::delayed::Delayed;
 use crate::group::{Ask, Group, Settled, Taken};
 use crate::log::Log;
 use crate::members::{MemberId, MemberState};
+use crate::refused::Refused;
 
 pub(crate) type GroupId = u64;
 
@@ -46,19 +47,6 @@ pub(crate) struct State {
     delayed: Delayed,
     recorded: VecDeque<Message>,
     dead_letters: bool,
-}
-
-/// Why messages were not written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// There is no room.
-    Full,
-    /// Nobody holds the stream.
-    Unheld,
-    /// There is no room to schedule more.
-    ScheduleFull,
-    /// The writer was closed while it waited for room, and whoever closed it waits no longer.
-    Closed,
 }
 
 impl Stream {
@@ -95,6 +83,12 @@ impl Stream {
         self.config.full == Full::Wait && !self.name.is_dead_letters()
     }
 
+    /// Whether there can be room for all of a batch's messages to this stream at once.
+    pub(crate) fn can_ever_hold(&self, batch: &[Message]) -> bool {
+        let its = batch.iter().filter(|m| *m.stream() == self.name);
+        its.count() <= self.config.capacity || self.name.is_dead_letters()
+    }
+
     /// Writes as many of `batch` as there is room for; says how many.
     pub(crate) fn write(&self, batch: &[Message]) -> Result<usize, Refused> {
         self.lock().append(batch, false, &self.config)
@@ -119,6 +113,19 @@ impl Stream {
         batch: &[Message],
         written: &mut usize,
     ) -> Result<(), Refused> {
+        self.wait_for_room(|| match self.write(&batch[*written..]) {
+            Ok(more) => {
+                *written += more;
+                (*written == batch.len()).then_some(Ok(()))
+            }
+            Err(refused) => Some(Err(refused)),
+        })
+        .await
+    }
+
+    /// Tries until there is a result: at once when it is this writer's turn, and whenever there may
+    /// be more room.
+    pub(crate) async fn wait_for_room<T>(&self, mut attempt: impl FnMut() -> Option<T>) -> T {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {
@@ -131,16 +138,15 @@ impl Stream {
         loop {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
-            *written += self.write(&batch[*written..])?;
-            if *written == batch.len() {
-                return Ok(());
+            if let Some(result) = attempt() {
+                return result;
             }
             room.await;
         }
     }
 
     /// Something was taken from the stream's bounds.
-    fn made_room(&self) {
+    pub(crate) fn made_room(&self) {
         if self.waiting_writers.load(Ordering::SeqCst) > 0 {
             self.room.notify_one();
         }
@@ -181,28 +187,9 @@ impl Stream {
         member: MemberId,
         settlements: &mut Vec<Settlement>,
     ) -> SettleReport {
-        let mut report = SettleReport::default();
-        let mut state = self.lock();
-        let Some(index) = state.index(id) else {
-            let lost = settlements.drain(..).map(|s| s.token.id());
-            report.lost.extend(lost);
-            return report;
-        };
-        let group = &mut state.groups[index].1;
-        group.expire();
-        let was_full = group.is_full();
-        for Settlement { token, action } in settlements.drain(..) {
-            if let Settled::Lost = group.settle(member, token.id(), action) {
-                report.lost.push(token.id());
-            }
-        }
-        if was_full {
-            group.members.wake(1);
-        }
-        state.pump(&self.config);
-        // A retry may have to be waited for.
-        state.keep_watch(index, &self.config);
-        drop(state);
+        let report = self
+            .lock()
+            .settle(id, member, settlements.drain(..), &self.config);
         self.made_room();
         report
     }
@@ -271,49 +258,6 @@ impl Stream {
             && state.delayed.is_empty()
             && state.recorded.is_empty()
     }
-
-    /// What a writer is told.
-    pub(crate) fn error(&self, refused: Refused) -> Error {
-        let config = &self.config;
-        let (kind, text, limit) = match refused {
-            Refused::Unheld => (
-                ErrorKind::NoSubscriberRegistered,
-                "nobody holds this stream, so the message would be lost; subscribe or make the \
-                 group before publishing, or set `retain` or `unheld` when building the broker",
-                None,
-            ),
-            Refused::Full if self.name.is_dead_letters() => (
-                ErrorKind::Full,
-                "the stream holds as many dead letters as it may; read them, or raise \
-                 `dead_letter_capacity`",
-                Some(config.dead_letter_capacity),
-            ),
-            Refused::Full => (
-                ErrorKind::Full,
-                "the stream is full; try again when its groups have caught up, raise `capacity`, \
-                 or set `Full::Wait`",
-                Some(config.capacity),
-            ),
-            Refused::ScheduleFull => (
-                ErrorKind::Full,
-                "the stream holds as many scheduled messages as it may; try again later, or raise \
-                 `delayed_capacity`",
-                Some(config.delayed_capacity),
-            ),
-            Refused::Closed => return closed_writer().with("stream", &self.name),
-        };
-        let error = Error::new(kind, text)
-            .driver(DRIVER)
-            .with("stream", &self.name);
-        match limit {
-            Some(limit) => error.with("limit", limit),
-            None => error,
-        }
-    }
-}
-
-pub(crate) fn closed_writer() -> Error {
-    Error::closed("the writer").driver(DRIVER)
 }
 
 impl State {
@@ -324,6 +268,21 @@ impl State {
     fn named(&self, name: &str) -> Option<usize> {
         let is = |group: &Group| group.name.as_deref() == Some(name);
         self.groups.iter().position(|(_, group)| is(group))
+    }
+
+    /// Which of these deliveries are unsettled and the member's.
+    pub(crate) fn its<'a>(
+        &mut self,
+        id: GroupId,
+        member: MemberId,
+        parts: &'a [TransactionPart],
+    ) -> Vec<&'a TransactionPart> {
+        let Some(group) = self.group(id) else {
+            return Vec::new();
+        };
+        group.expire();
+        let its = |part: &&TransactionPart| group.holds(member, part.settlement.token.id());
+        parts.iter().filter(its).collect()
     }
 
     pub(crate) fn group(&mut self, id: GroupId) -> Option<&mut Group> {
@@ -362,26 +321,63 @@ impl State {
         used.map_or(usize::MAX, |used| config.capacity.saturating_sub(used))
     }
 
+    /// Settles what is still the member's; the rest is lost.
+    pub(crate) fn settle(
+        &mut self,
+        id: GroupId,
+        member: MemberId,
+        settlements: impl Iterator<Item = Settlement>,
+        config: &Config,
+    ) -> SettleReport {
+        let mut report = SettleReport::default();
+        let Some(index) = self.index(id) else {
+            report.lost.extend(settlements.map(|s| s.token.id()));
+            return report;
+        };
+        let group = &mut self.groups[index].1;
+        group.expire();
+        let was_full = group.is_full();
+        for Settlement { token, action } in settlements {
+            if let Settled::Lost = group.settle(member, token.id(), action) {
+                report.lost.push(token.id());
+            }
+        }
+        if was_full {
+            group.members.wake(1);
+        }
+        self.pump(config);
+        // A retry may have to be waited for.
+        self.keep_watch(index, config);
+        report
+    }
+
     /// Adds as many as there is room for; or `all` or none.
     fn append(&mut self, batch: &[Message], all: bool, config: &Config) -> Result<usize, Refused> {
-        self.pump(config);
-        if !self.is_held(config) {
-            return match config.unheld {
-                Unheld::Discard => {
-                    self.record(batch, config.record);
-                    Ok(batch.len())
-                }
-                Unheld::Refuse => Err(Refused::Unheld),
-            };
-        }
-        let count = batch.len().min(self.room(config));
+        let count = batch.len().min(self.accepts(config)?);
         if count == 0 || (all && count < batch.len()) {
             return Ok(0);
         }
-        self.log.messages.extend(batch[..count].iter().cloned());
-        self.record(&batch[..count], config.record);
-        self.added(count, config);
+        self.add(&batch[..count], config);
         Ok(count)
+    }
+
+    /// How many messages would be taken now.
+    pub(crate) fn accepts(&mut self, config: &Config) -> Result<usize, Refused> {
+        self.pump(config);
+        match config.unheld {
+            _ if self.is_held(config) => Ok(self.room(config)),
+            Unheld::Discard => Ok(usize::MAX),
+            Unheld::Refuse => Err(Refused::Unheld),
+        }
+    }
+
+    /// Adds messages that would be taken.
+    pub(crate) fn add(&mut self, messages: &[Message], config: &Config) {
+        self.record(messages, config.record);
+        if self.is_held(config) {
+            self.log.messages.extend(messages.iter().cloned());
+            self.added(messages.len(), config);
+        }
     }
 
     fn added(&mut self, count: usize, config: &Config) {

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use streams_core::{
-    Capabilities, Error, ErrorKind, Message, MessageId, Result, StreamName, WriteError, Writer,
-    async_trait,
+    Capabilities, Error, Message, MessageId, Result, StreamName, WriteError, Writer, async_trait,
 };
 use tokio::sync::Notify;
 
 use crate::Broker;
-use crate::config::DRIVER;
-use crate::stream::{Refused, Stream, closed_writer};
+use crate::config::Config;
+use crate::refused::{Refused, closed_writer};
+use crate::stream::Stream;
+use crate::transaction::{RefusedBy, Streams};
 
 pub(crate) struct ChanbufWriter {
     broker: Arc<Broker>,
@@ -27,29 +28,8 @@ impl ChanbufWriter {
         }
     }
 
-    /// Whether a message can be written at all, whatever room there is.
-    fn is_fit(&self, message: &Message) -> bool {
-        let size = message.data().len();
-        let limit = self.broker.config.largest_message;
-        size > 0 && limit.is_none_or(|limit| size <= limit)
-    }
-
-    /// What one that is not fit is refused for.
-    fn unfit(&self, message: &Message) -> Error {
-        let size = message.data().len();
-        let error = match self.broker.config.largest_message {
-            Some(limit) if size > 0 => Error::new(
-                ErrorKind::TooLarge,
-                "the data is larger than this broker takes; split it, or raise `largest_message`",
-            )
-            .with("size", size)
-            .with("limit", limit),
-            _ => Error::new(
-                ErrorKind::EmptyMessage,
-                "the message has no data; set it with `data`",
-            ),
-        };
-        error.driver(DRIVER).with("stream", message.stream())
+    fn config(&self) -> &Config {
+        &self.broker.config
     }
 
     /// Writes messages of one stream; says how many were written before it was refused.
@@ -68,6 +48,27 @@ impl ChanbufWriter {
             Ok(()) if written == run.len() => Ok(()),
             Ok(()) => Err((written, Refused::Full)),
             Err(refused) => Err((written, refused)),
+        }
+    }
+}
+
+impl ChanbufWriter {
+    /// Waits for room in one stream, and ends too when another has none. It holds the turn of one
+    /// stream at a time: with more, writers of the others would wait for this one's.
+    async fn write_when_room(
+        &self,
+        streams: &Streams,
+        full: &Stream,
+        batch: &[Message],
+    ) -> Result<(), RefusedBy> {
+        let attempt = || match streams.write(batch) {
+            Err((stream, Refused::Full)) if stream.name == full.name => None,
+            result => Some(result),
+        };
+        tokio::select! {
+            biased;
+            result = full.wait_for_room(attempt) => result,
+            () = self.writes.abandoned() => Err((streams.handle(&full.name), Refused::Closed)),
         }
     }
 }
@@ -98,13 +99,14 @@ impl Writer for ChanbufWriter {
         // Runs of messages that are written together: of one stream, none refused in between.
         let mut start = 0;
         while start < batch.len() {
-            if !self.is_fit(&batch[start]) {
-                failures.push((start, self.unfit(&batch[start])));
+            if !self.config().is_fit(&batch[start]) {
+                failures.push((start, self.config().unfit(&batch[start])));
                 start += 1;
                 continue;
             }
             let name = batch[start].stream();
-            let same = |message: &&Message| message.stream() == name && self.is_fit(message);
+            let same =
+                |message: &&Message| message.stream() == name && self.config().is_fit(message);
             let end = start + batch[start..].iter().take_while(same).count();
             let stream = self.broker.stream(name);
             // Once one of a stream is refused, so is what follows it there: written now, it would
@@ -129,7 +131,8 @@ impl Writer for ChanbufWriter {
 
     fn try_write(&self, batch: &[Message]) -> Option<Result<(), WriteError>> {
         let first = batch.first()?;
-        let plain = |message: &Message| message.stream() == first.stream() && self.is_fit(message);
+        let plain =
+            |message: &Message| message.stream() == first.stream() && self.config().is_fit(message);
         if self.writes.is_closed() || !batch.iter().all(plain) {
             return None;
         }
@@ -145,8 +148,8 @@ impl Writer for ChanbufWriter {
         }
         let mut failures = Vec::new();
         for (index, message) in batch.iter().enumerate() {
-            if !self.is_fit(message) {
-                failures.push((index, self.unfit(message)));
+            if !self.config().is_fit(message) {
+                failures.push((index, self.config().unfit(message)));
                 continue;
             }
             let stream = self.broker.stream(message.stream());
@@ -168,6 +171,36 @@ impl Writer for ChanbufWriter {
         let cancelled = stream.cancel(id);
         self.broker.forget_unused(&stream);
         Ok(cancelled)
+    }
+
+    /// Waits for room as [`write`](Writer::write) does, for all of the batch at once.
+    async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {
+        let Some(_begun) = self.writes.begin() else {
+            return Err(closed_writer());
+        };
+        if let Some(index) = batch
+            .iter()
+            .position(|message| !self.config().is_fit(message))
+        {
+            return Err(self.config().unfit(&batch[index]).with("index", index));
+        }
+        let streams = Streams::of(&self.broker, batch.iter().map(Message::stream));
+        let mut result = streams.write(batch);
+        while let Err((full, Refused::Full)) = &result
+            && full.waits()
+            && full.can_ever_hold(batch)
+        {
+            result = self.write_when_room(&streams, full, batch).await;
+        }
+        let result = result.map_err(|(stream, why)| {
+            let first = batch.iter().position(|m| *m.stream() == stream.name);
+            let error = stream.error(why).with("index", first.unwrap_or_default());
+            // Waiting does not help one that is too large for the stream.
+            let retryable = error.is_retryable() && stream.can_ever_hold(batch);
+            error.retryable(retryable)
+        });
+        streams.forget_unused(&self.broker);
+        result
     }
 
     async fn flush(&self) -> Result<()> {

@@ -26,6 +26,12 @@ pub enum Need {
     DelayedRedelivery,
     /// Surviving a restart.
     Durable,
+    /// Partitions that are reported.
+    Partitions,
+    /// Writing a batch all or nothing.
+    Transactions,
+    /// Settling together with what handling writes.
+    ExactlyOnce,
     /// Any start position.
     Start,
     /// A message that a writer refuses.
@@ -50,6 +56,9 @@ impl Need {
             Self::Leases => driver.leases,
             Self::DelayedRedelivery => driver.delayed_redelivery.is_some(),
             Self::Durable => driver.durable,
+            Self::Partitions => driver.partitions,
+            Self::Transactions => driver.transactions,
+            Self::ExactlyOnce => driver.exactly_once,
             Self::Start => {
                 let start = driver.start;
                 start.earliest || start.latest || start.position || start.time
@@ -78,6 +87,9 @@ impl fmt::Display for Need {
             Self::Leases => "capability `leases`",
             Self::DelayedRedelivery => "capability `delayed_redelivery`",
             Self::Durable => "capability `durable`",
+            Self::Partitions => "capability `partitions`",
+            Self::Transactions => "capability `transactions`",
+            Self::ExactlyOnce => "capability `exactly_once`",
             Self::Start => "capability `start`",
             Self::Refusal => {
                 "a message the writer refuses: a largest message, streams that must exist, or \

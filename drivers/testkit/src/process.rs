@@ -3,11 +3,15 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use streams_core::{Error, ErrorKind, MessageId, ReadOptions, Result, StartFrom};
+use streams_core::{
+    Bus, Context, Driver, Error, ErrorKind, HandlerError, MessageId, ReadOptions, Result,
+    StartFrom, StreamName,
+};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::Harness;
+use crate::cases::copy_of;
 use crate::failure::{Checked, Failure, fail};
 
 const ORDERS: &str = "STREAMS_KIT_READER";
@@ -122,15 +126,29 @@ impl ReaderProcess {
     }
 }
 
-/// What a reading process is to do: acknowledge some, put some off, hold the rest.
+/// What a reading process is to read, and to do with it.
 #[derive(Debug, Clone)]
 pub(crate) struct Orders {
     pub(crate) stream: String,
     pub(crate) group: String,
     pub(crate) earliest: bool,
-    pub(crate) acknowledge: usize,
-    pub(crate) retry: usize,
-    pub(crate) retry_after: Duration,
+    pub(crate) work: Work,
+}
+
+/// What a reading process does.
+#[derive(Debug, Clone)]
+pub(crate) enum Work {
+    /// Acknowledges some, puts some off, holds the rest.
+    Settle {
+        acknowledge: usize,
+        retry: usize,
+        retry_after: Duration,
+    },
+    /// Copies to another stream, exactly once.
+    Copy {
+        to: String,
+        commit_interval: Duration,
+    },
 }
 
 impl Orders {
@@ -139,52 +157,91 @@ impl Orders {
             stream,
             group,
             earliest,
-            acknowledge,
-            retry,
-            retry_after,
+            work,
         } = self;
-        format!(
-            "{stream} {group} {earliest} {acknowledge} {retry} {}",
-            retry_after.as_millis()
-        )
+        let work = match work {
+            Work::Settle {
+                acknowledge,
+                retry,
+                retry_after,
+            } => format!("settle {acknowledge} {retry} {}", retry_after.as_millis()),
+            Work::Copy {
+                to,
+                commit_interval,
+            } => format!("copy {to} {}", commit_interval.as_millis()),
+        };
+        format!("{stream} {group} {earliest} {work}")
     }
 
     fn from_text(text: &str) -> Result<Self> {
-        let bad = || {
+        let parse = || {
+            let parts: Vec<_> = text.split(' ').collect();
+            let (head, work) = parts.split_at_checked(3)?;
+            let millis = |text: &str| text.parse().ok().map(Duration::from_millis);
+            Some(Self {
+                stream: head[0].to_owned(),
+                group: head[1].to_owned(),
+                earliest: head[2].parse().ok()?,
+                work: match work {
+                    ["settle", acknowledge, retry, retry_after] => Work::Settle {
+                        acknowledge: acknowledge.parse().ok()?,
+                        retry: retry.parse().ok()?,
+                        retry_after: millis(retry_after)?,
+                    },
+                    ["copy", to, commit_interval] => Work::Copy {
+                        to: (*to).to_owned(),
+                        commit_interval: millis(commit_interval)?,
+                    },
+                    _ => return None,
+                },
+            })
+        };
+        parse().ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidConfig,
                 format!("`{ORDERS}` is set by the kit alone"),
             )
-        };
-        let parts: Vec<_> = text.split(' ').collect();
-        let [stream, group, earliest, acknowledge, retry, retry_after] = parts[..] else {
-            return Err(bad());
-        };
-        Ok(Self {
-            stream: stream.to_owned(),
-            group: group.to_owned(),
-            earliest: earliest.parse().map_err(|_| bad())?,
-            acknowledge: acknowledge.parse().map_err(|_| bad())?,
-            retry: retry.parse().map_err(|_| bad())?,
-            retry_after: Duration::from_millis(retry_after.parse().map_err(|_| bad())?),
         })
+    }
+
+    fn start(&self) -> StartFrom {
+        match self.earliest {
+            true => StartFrom::Earliest,
+            false => StartFrom::Default,
+        }
     }
 }
 
 async fn serve(harness: &dyn Harness, orders: &str) -> Result<()> {
     let orders = Orders::from_text(orders)?;
+    match &orders.work {
+        Work::Settle {
+            acknowledge,
+            retry,
+            retry_after,
+        } => settle(harness, &orders, (*acknowledge, *retry), *retry_after).await,
+        Work::Copy {
+            to,
+            commit_interval,
+        } => copy(harness, &orders, to, *commit_interval).await,
+    }
+}
+
+fn say(word: &str, id: &MessageId) {
+    println!("{MARK} {word} {id}");
+}
+
+async fn settle(
+    harness: &dyn Harness,
+    orders: &Orders,
+    (acknowledge, retry): (usize, usize),
+    retry_after: Duration,
+) -> Result<()> {
     let driver = harness.open().await?;
-    let start = if orders.earliest {
-        StartFrom::Earliest
-    } else {
-        StartFrom::Default
-    };
     let options = ReadOptions::new(&orders.stream)?
         .group(&orders.group)?
-        .start_from(start);
-    let mut subscription = streams_core::Driver::reader(&driver)
-        .subscribe(&options)
-        .await?;
+        .start_from(orders.start());
+    let mut subscription = driver.reader().subscribe(&options).await?;
     let mut held = Vec::new();
     let mut seen = 0;
     loop {
@@ -195,13 +252,10 @@ async fn serve(harness: &dyn Harness, orders: &str) -> Result<()> {
         for delivery in out {
             seen += 1;
             let id = delivery.message.id().clone();
-            let (word, settlement) = if seen <= orders.acknowledge {
+            let (word, settlement) = if seen <= acknowledge {
                 ("acknowledged", Some(delivery.ack()))
-            } else if seen <= orders.acknowledge + orders.retry {
-                (
-                    "retried",
-                    Some(delivery.token.retry(Some(orders.retry_after))),
-                )
+            } else if seen <= acknowledge + retry {
+                ("retried", Some(delivery.token.retry(Some(retry_after))))
             } else {
                 held.push(delivery);
                 ("held", None)
@@ -210,9 +264,34 @@ async fn serve(harness: &dyn Harness, orders: &str) -> Result<()> {
             while !settlements.is_empty() {
                 subscription.settle(&mut settlements).await?;
             }
-            println!("{MARK} {word} {id}");
+            say(word, &id);
         }
     }
+}
+
+async fn copy(
+    harness: &dyn Harness,
+    orders: &Orders,
+    to: &str,
+    commit_interval: Duration,
+) -> Result<()> {
+    let bus = Bus::new(harness.open().await?);
+    let to = StreamName::new(to)?;
+    bus.subscribe_stream(&orders.stream, move |message, context: Context| {
+        let copy = copy_of(&message, &to);
+        async move {
+            context.publisher().write(&[copy?]).await?;
+            say("copied", message.id());
+            Ok::<_, HandlerError>(())
+        }
+    })
+    .group(&orders.group)
+    .start_from(orders.start())
+    .exactly_once()
+    .commit_interval(commit_interval)
+    .register()?;
+    bus.start().await?;
+    Err(bus.failed().await)
 }
 
 /// A process that reads.
@@ -227,6 +306,7 @@ pub(crate) enum Said {
     Acknowledged(MessageId),
     Retried(MessageId),
     Held(MessageId),
+    Copied(MessageId),
 }
 
 impl Killable {
@@ -251,6 +331,7 @@ impl Killable {
                 "acknowledged" => Ok(Said::Acknowledged(id)),
                 "retried" => Ok(Said::Retried(id)),
                 "held" => Ok(Said::Held(id)),
+                "copied" => Ok(Said::Copied(id)),
                 _ => Err(Failure::new(format!(
                     "the reading process said `{line}`, which means nothing"
                 ))),

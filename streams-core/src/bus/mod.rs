@@ -197,6 +197,15 @@ impl<D: Driver> Bus<D> {
         self.inner.publisher.publish_all(events).await
     }
 
+    /// As [`Publisher::publish_all_in_transaction`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn publish_all_in_transaction<E: Event>(&self, events: &[E]) -> Result<()> {
+        let publisher = &self.inner.publisher;
+        publisher.publish_all_in_transaction(events).await
+    }
+
     /// As [`Publisher::publish_to`].
     ///
     /// # Errors

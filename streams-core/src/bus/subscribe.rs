@@ -15,8 +15,8 @@ use crate::handler::SubscriptionInfo;
 use crate::runner::{BatchWorkers, Plan, RunSettings, SingleWorkers, Workers};
 use crate::{
     Backoff, Batch, BatchFn, BatchOutcome, Context, Driver, Error, EventFn, FailurePolicy, Handler,
-    IntoHandlerResult, IntoStreamName, Message, MessageFn, OptionFor, Ordering, ReadOptions,
-    Result, StartFrom, batch_fn, event_fn, message_fn,
+    IntoHandlerResult, IntoStreamName, Message, MessageFn, OptionFor, Ordering, PartitionListener,
+    ReadOptions, Result, StartFrom, batch_fn, event_fn, message_fn,
 };
 
 /// Marks a subscription whose handler takes one delivery at a time.
@@ -34,6 +34,7 @@ pub struct SubscriptionBuilder<D: Driver, H, K = SingleHandling> {
     options: Result<ReadOptions>,
     settings: RunSettings,
     handler: H,
+    listener: Option<Arc<dyn PartitionListener>>,
     kind: PhantomData<K>,
 }
 
@@ -143,6 +144,7 @@ impl<D: Driver> Bus<D> {
             options,
             settings: RunSettings::default(),
             handler,
+            listener: None,
             kind: PhantomData,
         }
     }
@@ -169,6 +171,7 @@ impl<D: Driver, H, K> SubscriptionBuilder<D, H, K> {
             options: self.options,
             settings: self.settings,
             handler: layer.layer(self.handler),
+            listener: self.listener,
             kind: PhantomData,
         }
     }
@@ -253,6 +256,77 @@ impl<D: Driver, H, K> SubscriptionBuilder<D, H, K> {
         self
     }
 
+    /// Settles each delivery in one transaction with what its handler publishes: whoever reads
+    /// committed messages sees both or neither, whatever crashes. From stream to stream each message
+    /// then counts exactly once.
+    ///
+    /// Requires capability [`exactly_once`](crate::Capabilities::exactly_once) of the driver.
+    ///
+    /// # Behavior
+    /// - [`Context::publisher`] does not write. It collects, in order, for that delivery alone (in a
+    ///   batch, for that item alone); its confirmation says only that the message is fit to be
+    ///   written. Once the handler has returned it refuses with
+    ///   [`Closed`](crate::ErrorKind::Closed).
+    /// - With [`Ack`](crate::Outcome::Ack) what was collected is written in one transaction with the
+    ///   acknowledgement. With anything else it is dropped: a retry begins anew. A dead letter takes
+    ///   its place, and is acknowledged in the same way.
+    /// - Many deliveries share a transaction; see
+    ///   [`commit_interval`](SubscriptionBuilder::commit_interval). What a delivery publishes is in
+    ///   the same transaction or an earlier one than what later ones of its key do, unless its lease
+    ///   was lost meanwhile, where the driver leases.
+    /// - What waits to be committed counts towards
+    ///   [`max_in_flight_bytes`](SubscriptionBuilder::max_in_flight_bytes); when half of that is
+    ///   taken up, it is committed at once.
+    /// - When a transaction fails it is tried again, or the subscription is opened anew and
+    ///   everything not committed is handled again. One that can never succeed ends the
+    ///   subscription, as [`Bus::failed`] tells.
+    ///
+    /// # Pitfalls
+    /// - Whatever else a handler does is **outside** the transaction and may happen more than once:
+    ///   calls to other services and databases, what it publishes through a bus of its own, and what
+    ///   a layer writes through a writer of its own.
+    /// - Scheduled messages ([`publish_at`](crate::Publisher::publish_at)) cannot be part of it:
+    ///   [`Unsupported`](crate::ErrorKind::Unsupported).
+    /// - The transaction is the driver's: wrappers around the bus's writer do not see what is
+    ///   written in it.
+    ///
+    /// ```
+    /// # use streams_core::{AnyDriver, Bus, Context, Message, Result};
+    /// # fn example(bus: Bus<AnyDriver>) -> Result<()> {
+    /// bus.subscribe_stream("order.placed", |order: Message, context: Context| async move {
+    ///     let invoice = order.to_builder().stream("invoice.due").build()?;
+    ///     context.publisher().write(&[invoice]).await?;
+    ///     Ok::<_, streams_core::HandlerError>(())
+    /// })
+    /// .group("billing")
+    /// .exactly_once()
+    /// .register()
+    /// # }
+    /// ```
+    pub fn exactly_once(mut self) -> Self {
+        self.settings.exactly_once = true;
+        self
+    }
+
+    /// Sets how long finished deliveries of an [exactly-once](SubscriptionBuilder::exactly_once)
+    /// subscription wait, so that many share a transaction; the default is 100 ms, the most 30 s.
+    /// Readers of committed messages see what was published this much later. A shutdown and the loss
+    /// of a partition do not wait for it, and where deliveries are leased it is at most a third of the
+    /// lease.
+    pub fn commit_interval(mut self, interval: Duration) -> Self {
+        self.settings.commit_interval = Some(interval);
+        self
+    }
+
+    /// Has a listener told which partitions the subscription gets and gives up. One listener: a
+    /// second call replaces the first.
+    ///
+    /// Requires capability [`partitions`](crate::Capabilities::partitions) of the driver.
+    pub fn on_partitions(mut self, listener: impl PartitionListener) -> Self {
+        self.listener = Some(Arc::new(listener));
+        self
+    }
+
     /// Adds options of the driver's own.
     pub fn option<O: OptionFor<D>>(mut self, option: O) -> Self {
         if let Ok(options) = &mut self.options {
@@ -271,11 +345,19 @@ impl<D: Driver, H, K> SubscriptionBuilder<D, H, K> {
     }
 
     fn plan<W: Workers>(self, workers: impl FnOnce(Arc<H>) -> W) -> Result<()> {
-        let options = self.options?;
+        let options = self.options?.exactly_once(self.settings.exactly_once);
         let inner = &self.bus.inner;
         let capabilities = inner.reader.capabilities();
         self.settings
             .validate(&options, capabilities)
+            .and_then(|()| match &self.listener {
+                Some(_) if !capabilities.partitions => Err(Error::unsupported(
+                    capabilities.driver,
+                    "this driver reports no partitions; leave out `on_partitions`, or use a driver \
+                     that does",
+                )),
+                _ => Ok(()),
+            })
             .map_err(|error| error.operation("subscribe").with("stream", &options.stream))?;
         let info = SubscriptionInfo {
             stream: options.stream.clone(),
@@ -283,12 +365,17 @@ impl<D: Driver, H, K> SubscriptionBuilder<D, H, K> {
             publisher: inner.publisher.clone(),
             driver: capabilities.driver,
             clock: inner.clock,
+            transactional: options.exactly_once.then(|| {
+                let writer = inner.publisher.writer().capabilities();
+                writer.clone().delay(None).cancel_delayed(false)
+            }),
         };
         let plan = Plan {
             options,
             settings: self.settings,
             info: Arc::new(info),
             workers: Arc::new(workers(Arc::new(self.handler))),
+            listener: self.listener,
             changed: inner.changed.clone(),
             ended: inner.ended.clone(),
         };

@@ -6,8 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::outputs::Outputs;
 use super::{CancelCell, Cancelled};
-use crate::{Clock, Headers, Message, Metadata, Publisher, StreamName, TokenId};
+use crate::{
+    Capabilities, Clock, Headers, Message, Metadata, Publisher, Result, StreamName, TokenId,
+};
 
 /// One delivery as a handler sees it: the message, the facts of its delivery, and the means to
 /// publish what follows from it. Cheap to clone.
@@ -53,11 +56,16 @@ pub(crate) struct SubscriptionInfo {
     pub(crate) publisher: Publisher,
     pub(crate) driver: &'static str,
     pub(crate) clock: Clock,
+    /// What can be written in the transaction of a delivery, where each has one: exactly once.
+    pub(crate) transactional: Option<Capabilities>,
 }
 
+/// What the deliveries of a worker share, or, with outputs of its own, those of one delivery.
 struct WorkerInfo {
     subscription: Arc<SubscriptionInfo>,
     cancel: Arc<CancelCell>,
+    publisher: Publisher,
+    outputs: Option<Arc<Outputs>>,
 }
 
 impl Context {
@@ -73,8 +81,10 @@ impl Context {
             message,
             parts,
             worker: Arc::new(WorkerInfo {
+                publisher: subscription.publisher.clone(),
                 subscription,
                 cancel,
+                outputs: None,
             }),
             generation,
         }
@@ -97,6 +107,35 @@ impl Context {
         }
     }
 
+    /// Has what the handler publishes collected, for the transaction of this delivery alone.
+    pub(crate) fn collect_outputs(&mut self) {
+        let WorkerInfo {
+            subscription,
+            cancel,
+            ..
+        } = &*self.worker;
+        let outputs = Arc::new(Outputs::new(subscription.clone()));
+        self.worker = Arc::new(WorkerInfo {
+            subscription: subscription.clone(),
+            cancel: cancel.clone(),
+            publisher: subscription.publisher.on(outputs.clone()),
+            outputs: Some(outputs),
+        });
+    }
+
+    /// Takes what the handler has published, now that it has returned.
+    pub(crate) fn take_outputs(&self) -> Vec<Message> {
+        let outputs = self.worker.outputs.as_ref();
+        outputs.map(|outputs| outputs.take()).unwrap_or_default()
+    }
+
+    /// Refuses a message that cannot be part of this delivery's transaction; `None` where it has
+    /// none.
+    pub(crate) fn check_output(&self, message: &Message) -> Option<Result<()>> {
+        let outputs = self.worker.outputs.as_ref();
+        outputs.map(|outputs| outputs.check(message))
+    }
+
     pub(crate) fn parts(&self) -> &ContextParts {
         &self.parts
     }
@@ -110,6 +149,7 @@ impl Context {
             publisher: Publisher::noop(),
             driver: "test",
             clock: Clock::system(),
+            transactional: None,
         };
         Self::new(Arc::new(info), Arc::default(), message, ContextParts::NONE)
     }
@@ -139,17 +179,12 @@ impl Context {
     /// pass on a trace or a correlation id.
     #[must_use]
     pub fn with_publish_headers(mut self, headers: &Headers) -> Self {
-        let info = &self.worker.subscription;
-        let info = SubscriptionInfo {
-            stream: info.stream.clone(),
-            group: info.group.clone(),
-            publisher: info.publisher.with_headers(headers),
-            driver: info.driver,
-            clock: info.clock,
-        };
+        let worker = &self.worker;
         self.worker = Arc::new(WorkerInfo {
-            subscription: Arc::new(info),
-            cancel: self.worker.cancel.clone(),
+            subscription: worker.subscription.clone(),
+            cancel: worker.cancel.clone(),
+            publisher: worker.publisher.with_headers(headers),
+            outputs: worker.outputs.clone(),
         });
         self
     }
@@ -242,9 +277,12 @@ impl Context {
     }
 
     /// Publishes follow-up events.
+    ///
+    /// In a subscription that is [exactly once](crate::SubscriptionBuilder::exactly_once) it only
+    /// collects them, to be written together with the acknowledgement.
     #[must_use]
     pub fn publisher(&self) -> &Publisher {
-        &self.worker.subscription.publisher
+        &self.worker.publisher
     }
 
     /// The name of the driver that delivered it.

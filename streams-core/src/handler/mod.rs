@@ -5,6 +5,7 @@ mod cancellation;
 mod context;
 mod function;
 mod outcome;
+mod outputs;
 
 use std::future::Future;
 

@@ -33,7 +33,7 @@ pub(crate) use worker::{BatchWorkers, SingleWorkers, Workers};
 
 use crate::bus::{Activity, SubscriptionReport};
 use crate::handler::{SubscriptionInfo, catch_panic, panic_text};
-use crate::{Error, ErrorKind, ReadOptions, Reader, Subscription};
+use crate::{Error, ErrorKind, PartitionListener, ReadOptions, Reader, Subscription};
 
 /// A subscription that was registered and is to be run.
 pub(crate) struct Plan {
@@ -41,6 +41,7 @@ pub(crate) struct Plan {
     pub(crate) settings: RunSettings,
     pub(crate) info: Arc<SubscriptionInfo>,
     pub(crate) workers: Arc<dyn Workers>,
+    pub(crate) listener: Option<Arc<dyn PartitionListener>>,
     /// Told when something a test may wait for has changed.
     pub(crate) changed: Arc<Notify>,
     /// Told when the subscription ends by itself.
@@ -75,6 +76,10 @@ impl Plan {
             changed: self.changed,
             buffer: Vec::new(),
             settlements: Vec::new(),
+            parts: Vec::new(),
+            in_doubt: false,
+            listener: self.listener,
+            held: Vec::new(),
             times: Times::default(),
         };
         let error = Arc::new(EndError::default());

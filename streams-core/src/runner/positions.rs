@@ -51,26 +51,27 @@ impl Positions {
         }
     }
 
-    /// A delivery is done.
-    pub(crate) fn done(&mut self, id: TokenId) {
+    /// A delivery is done. `false` says that it was already, or is nobody's any more.
+    pub(crate) fn done(&mut self, id: TokenId) -> bool {
         let Some(partition) = self.partitions.get_mut(&id.partition) else {
-            return;
+            return false;
         };
         if partition.epoch != id.epoch {
-            return;
+            return false;
         }
         let at = partition
             .outstanding
             .partition_point(|(p, _)| *p < id.sequence);
         match partition.outstanding.get_mut(at) {
-            Some((position, done)) if *position == id.sequence => *done = true,
-            _ => return,
+            Some((position, done)) if *position == id.sequence && !*done => *done = true,
+            _ => return false,
         }
         while let Some((position, true)) = partition.outstanding.front() {
             partition.watermark = Some(*position);
             partition.moved = true;
             partition.outstanding.pop_front();
         }
+        true
     }
 
     /// Forgets partitions that are gone, under these epochs.

@@ -36,6 +36,10 @@ pub(crate) struct RunSettings {
     /// For how long a delivery's lease is extended in all.
     pub(crate) longest_lease: Duration,
     pub(crate) settle_linger: Duration,
+    /// What a handler publishes is written in one transaction with its acknowledgement.
+    pub(crate) exactly_once: bool,
+    /// How long finished deliveries wait for their transaction.
+    pub(crate) commit_interval: Option<Duration>,
     /// How long running handlers have to finish when their partition is revoked.
     pub(crate) revoke_grace: Duration,
 }
@@ -54,12 +58,23 @@ impl Default for RunSettings {
             longest_wait: Duration::from_secs(60),
             longest_lease: Duration::from_secs(12 * 60 * 60),
             settle_linger: Duration::from_millis(5),
+            exactly_once: false,
+            commit_interval: None,
             revoke_grace: Duration::from_secs(5),
         }
     }
 }
 
+/// As Kafka Streams does with exactly-once processing.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+/// Backends give up transactions and leases that stay open for long.
+const LONGEST_COMMIT_INTERVAL: Duration = Duration::from_secs(30);
+
 impl RunSettings {
+    pub(crate) fn commit_interval(&self) -> Duration {
+        self.commit_interval.unwrap_or(COMMIT_INTERVAL)
+    }
+
     pub(crate) fn validate(&self, options: &ReadOptions, driver: &Capabilities) -> Result<()> {
         let zero =
             |what: &str, hint: &str| Err(Error::invalid_config(format!("the {what} is 0; {hint}")));
@@ -93,6 +108,23 @@ impl RunSettings {
             .is_some_and(|timeout| timeout.is_zero())
         {
             return zero("handler timeout", "leave it out for none");
+        }
+        if let Some(interval) = self.commit_interval {
+            if !self.exactly_once {
+                return Err(Error::invalid_config(
+                    "a commit interval is for transactions; set `exactly_once` too, or use \
+                     `settle_linger`",
+                ));
+            }
+            if interval.is_zero() {
+                return zero("commit interval", "use 1 ms to commit as often as can be");
+            }
+            if interval > LONGEST_COMMIT_INTERVAL {
+                return Err(Error::invalid_config(format!(
+                    "the commit interval is {interval:?}; use at most {LONGEST_COMMIT_INTERVAL:?}, \
+                     for backends give up transactions that stay open"
+                )));
+            }
         }
         self.failure.validate()?;
         self.reconnect.validate()?;
@@ -129,6 +161,12 @@ fn check_capabilities(options: &ReadOptions, driver: &Capabilities) -> Result<()
     if !has {
         return unsupported(
             "this driver cannot start there; see `Capabilities::start` for where it can",
+        );
+    }
+    if options.exactly_once && !driver.exactly_once {
+        return unsupported(
+            "this driver cannot settle and write in one transaction; leave out `exactly_once` and \
+             make handlers idempotent, or use a driver that can",
         );
     }
     Ok(())

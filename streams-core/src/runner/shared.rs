@@ -165,6 +165,11 @@ impl Shared {
         })
     }
 
+    /// Whether what a handler publishes is written together with its acknowledgement.
+    pub(crate) fn exactly_once(&self) -> bool {
+        self.settings.exactly_once
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Pool> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

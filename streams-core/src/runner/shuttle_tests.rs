@@ -114,6 +114,7 @@ fn explore(workers: fn(Arc<Application>) -> Arc<dyn Workers>, batch_size: usize)
             publisher: Publisher::noop(),
             driver: "shuttle",
             clock: Clock::system(),
+            transactional: None,
         };
         let settings = RunSettings {
             concurrency: 3,

@@ -6,7 +6,7 @@ use super::dispatcher::Verdict;
 use super::settings::{Ordering, RunSettings};
 use super::shared::Shared;
 use crate::dead_letter::{DeadLetterReason, dead_letter as letter};
-use crate::{Context, HandlerResult, Outcome, writer};
+use crate::{Context, HandlerResult, Message, Outcome, writer};
 
 /// A retry is never at once: that would be a hot loop.
 const SHORTEST_RETRY: Duration = Duration::from_millis(1);
@@ -50,10 +50,12 @@ fn retry(context: &Context, settings: &RunSettings, after: Option<Duration>) -> 
     Verdict::Retry(delay.max(SHORTEST_RETRY))
 }
 
-/// Writes the dead letter. The message is acknowledged only when that is confirmed.
+/// Writes the dead letter. The message is acknowledged only when that is confirmed. Where deliveries
+/// have transactions of their own, the dead letter takes the place of what the handler published.
 pub(crate) async fn dead_letter(
     result: &HandlerResult,
     context: &Context,
+    outputs: &mut Vec<Message>,
     shared: &Shared,
 ) -> Verdict {
     let reason = match result {
@@ -63,6 +65,11 @@ pub(crate) async fn dead_letter(
     };
     let write = async {
         let copy = letter(context, reason)?;
+        if let Some(fit) = context.check_output(&copy) {
+            outputs.clear();
+            outputs.push(copy);
+            return fit;
+        }
         let writer = context.publisher().writer().clone();
         writer::write(&*writer, &[copy])
             .await
@@ -71,7 +78,7 @@ pub(crate) async fn dead_letter(
     let (stream, id, attempts) = (context.stream(), context.message().id(), context.attempt());
     match write.await {
         Ok(()) => {
-            tracing::warn!(%stream, %id, attempts, ?reason, "message given up: written to the dead letters");
+            tracing::warn!(%stream, %id, attempts, ?reason, "message given up: it goes to the dead letters");
             Verdict::DeadLettered
         }
         Err(error) => {

@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::dispatcher::{Again, Done, Verdict, Work};
+use super::dispatcher::{After, Again, Done, Verdict, Work};
 use super::shared::{Chunk, Next, Shared};
 use super::verdict;
 use crate::handler::{ContextParts, catch_panic};
@@ -50,6 +50,7 @@ async fn run_single<H: Handler<Context>>(shared: Arc<Shared>, handler: Arc<H>, w
         nothing.clone(),
         ContextParts::NONE,
     );
+    let exactly_once = shared.exactly_once();
     let mut chunk = Chunk::FIRST;
     let mut suspended = false;
     let mut started = Instant::now();
@@ -76,6 +77,9 @@ async fn run_single<H: Handler<Context>>(shared: Arc<Shared>, handler: Arc<H>, w
                 parts.deadline = Some(Instant::now() + timeout);
             }
             context.renew(message, parts, generation);
+            if exactly_once {
+                context.collect_outputs();
+            }
             let result = {
                 let mut handling = pin!(handle(&*handler, &context, context.deadline()));
                 match first_poll(handling.as_mut()).await {
@@ -87,21 +91,24 @@ async fn run_single<H: Handler<Context>>(shared: Arc<Shared>, handler: Arc<H>, w
                     }
                 }
             };
+            let mut outputs = Vec::new();
+            if exactly_once {
+                outputs = context.take_outputs();
+            }
             let verdict = match verdict::at_once(&result, &context, &shared.settings) {
                 Some(verdict) => verdict,
                 None => {
                     if !std::mem::replace(&mut suspended, true) {
                         shared.suspend(worker);
                     }
-                    verdict::dead_letter(&result, &context, &shared).await
+                    verdict::dead_letter(&result, &context, &mut outputs, &shared).await
                 }
             };
-            let ended_well = matches!(verdict, Verdict::Ack | Verdict::DeadLettered);
-            let again = (!ended_well).then(|| again(&context, &result));
+            let ended_well = is_final(verdict);
             let this = Done {
                 index,
                 verdict,
-                again,
+                after: after(verdict, &context, &result, outputs),
             };
             if ended_well {
                 done = Some(this);
@@ -128,6 +135,7 @@ async fn run_batches<H: Handler<Batch>>(
         nothing.clone(),
         ContextParts::NONE,
     );
+    let exactly_once = shared.exactly_once();
     let chunk = Chunk {
         max: size,
         share: true,
@@ -164,7 +172,11 @@ async fn run_batches<H: Handler<Batch>>(
         {
             parts.deadline = deadline;
             indices.push(index);
-            batch.contexts_mut().push(first.sibling(message, parts));
+            let mut context = first.sibling(message, parts);
+            if exactly_once {
+                context.collect_outputs();
+            }
+            batch.contexts_mut().push(context);
         }
         let mut output = {
             let mut handling = pin!(handle(&*handler, &batch, deadline));
@@ -178,21 +190,21 @@ async fn run_batches<H: Handler<Batch>>(
             }
         };
         output.fit(batch.len());
+        let mut outputs: Vec<_> = batch.iter().map(Context::take_outputs).collect();
         let mut verdicts = Vec::with_capacity(batch.len());
-        for (context, result) in batch.iter().zip(Batch::results(&mut output)) {
+        let results = Batch::results(&mut output).iter();
+        for ((context, result), outputs) in batch.iter().zip(results).zip(&mut outputs) {
             let verdict = match verdict::at_once(result, context, &shared.settings) {
                 Some(verdict) => verdict,
                 None => {
                     if !std::mem::replace(&mut suspended, true) {
                         shared.suspend(worker);
                     }
-                    verdict::dead_letter(result, context, &shared).await
+                    verdict::dead_letter(result, context, outputs, &shared).await
                 }
             };
-            verdicts.push((
-                verdict,
-                (!is_final(verdict)).then(|| again(context, result)),
-            ));
+            let outputs = std::mem::take(outputs);
+            verdicts.push((verdict, after(verdict, context, result, outputs)));
         }
         let done = in_order(&shared, &batch, indices, verdicts);
         batch.contexts_mut().clear();
@@ -206,12 +218,12 @@ fn in_order(
     shared: &Shared,
     batch: &Batch,
     indices: Vec<u32>,
-    verdicts: Vec<(Verdict, Option<Again>)>,
+    verdicts: Vec<(Verdict, After)>,
 ) -> Vec<Done> {
     let mut held = VecDeque::new();
     let mut failed: Vec<(&Context, Verdict)> = Vec::new();
     let mut done = Vec::with_capacity(indices.len());
-    for ((context, index), (verdict, again)) in batch.iter().zip(indices).zip(verdicts) {
+    for ((context, index), (verdict, after)) in batch.iter().zip(indices).zip(verdicts) {
         let ordering = shared.settings.ordering;
         let ahead = failed
             .iter()
@@ -230,7 +242,7 @@ fn in_order(
         done.push(Done {
             index,
             verdict,
-            again,
+            after,
         });
     }
     if !held.is_empty() {
@@ -242,6 +254,23 @@ fn in_order(
 
 fn is_final(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::Ack | Verdict::DeadLettered)
+}
+
+/// What goes on with a message, beside its verdict.
+fn after(
+    verdict: Verdict,
+    context: &Context,
+    result: &HandlerResult,
+    outputs: Vec<Message>,
+) -> After {
+    if !is_final(verdict) {
+        // A retry begins anew: what was published is dropped.
+        After::Again(again(context, result))
+    } else if outputs.is_empty() {
+        After::Nothing
+    } else {
+        After::Written(outputs)
+    }
 }
 
 fn again(context: &Context, result: &HandlerResult) -> Again {

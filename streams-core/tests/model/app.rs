@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use streams_core::{
-    Backoff, Batch, Bus, Context, ErrorKind, FailurePolicy, HandlerError, HandlerResult, Message,
-    Outcome, RunReport,
+    Assignment, Backoff, Batch, Bus, Context, ErrorKind, FailurePolicy, HandlerError,
+    HandlerResult, Message, Outcome, RunReport,
 };
 
+use crate::broker::Kind;
 use crate::driver::driver;
-use crate::world::World;
+use crate::partitions::Listener;
+use crate::world::{Handling, World, outputs_of};
 
 /// A schedule that takes longer is stuck.
 const LONGEST: Duration = Duration::from_secs(60 * 60);
@@ -44,6 +46,10 @@ pub(crate) async fn run(world: World) {
         "{plan:?}: some were settled and never handled"
     );
     check(&world, &bus.shutdown(Duration::from_secs(60)).await);
+    if plan.exactly_once {
+        world.lock().record.check_outputs(&plan);
+    }
+    check_promises(&world);
 }
 
 fn check_promises(world: &World) {
@@ -57,6 +63,8 @@ fn check_promises(world: &World) {
 }
 
 fn check(world: &World, report: &RunReport) {
+    let ended = world.lock().record.partitions.all_ended();
+    assert!(ended, "{:?}: partitions that have not ended", world.plan);
     for one in &report.subscriptions {
         let accounted = one.finished + one.given_back_to_retry + one.released + one.abandoned;
         assert_eq!(
@@ -76,56 +84,78 @@ async fn start(world: &World) -> Bus {
     let policy = FailurePolicy::default()
         .backoff(Backoff::new(Duration::from_millis(5), Duration::from_millis(500)).jitter(false))
         .max_attempts(Some(5));
+    macro_rules! register {
+        ($builder:expr) => {{
+            let mut builder = $builder
+                .group("g")
+                .concurrency(world.plan.concurrency)
+                .max_in_flight(world.plan.max_in_flight)
+                .on_failure(policy)
+                .reconnect(
+                    Backoff::new(Duration::from_millis(5), Duration::from_millis(100))
+                        .jitter(false),
+                )
+                .revoke_grace(Duration::from_millis(50));
+            if world.plan.kind == Kind::Positional {
+                builder = builder.on_partitions(Listener(world.clone()));
+            }
+            if world.plan.exactly_once {
+                let interval = Duration::from_millis(world.lock().rng.u64(1..200));
+                builder = builder.exactly_once().commit_interval(interval);
+            }
+            builder.register().expect("a subscription");
+        }};
+    }
+    let its = world.clone();
     match world.plan.batch {
-        None => {
-            let world = world.clone();
-            bus.subscribe_stream("model", {
-                let world = world.clone();
-                move |message, context| handle(world.clone(), message, context)
-            })
-            .group("g")
-            .concurrency(world.plan.concurrency)
-            .max_in_flight(world.plan.max_in_flight)
-            .on_failure(policy)
-            .reconnect(
-                Backoff::new(Duration::from_millis(5), Duration::from_millis(100)).jitter(false),
-            )
-            .revoke_grace(Duration::from_millis(50))
-            .register()
-            .expect("a subscription");
-        }
-        Some(size) => {
-            let world = world.clone();
-            bus.subscribe_batch("model", size, {
-                let world = world.clone();
-                move |batch| handle_batch(world.clone(), batch)
-            })
-            .group("g")
-            .concurrency(world.plan.concurrency)
-            .max_in_flight(world.plan.max_in_flight)
-            .on_failure(policy)
-            .reconnect(
-                Backoff::new(Duration::from_millis(5), Duration::from_millis(100)).jitter(false),
-            )
-            .revoke_grace(Duration::from_millis(50))
-            .register()
-            .expect("a subscription");
-        }
+        None => register!(bus.subscribe_stream("model", move |message, context| {
+            handle(its.clone(), message, context)
+        })),
+        Some(size) => register!(bus.subscribe_batch("model", size, move |batch| {
+            handle_batch(its.clone(), batch)
+        })),
     }
     bus.start().await.expect("started");
     bus
 }
 
-async fn handle(world: World, message: Message, _context: Context) -> HandlerResult {
-    let number = message.id().as_str().parse().expect("our id");
-    let handling = world.begin(number);
+async fn handle(world: World, message: Message, context: Context) -> HandlerResult {
+    let handling = begin(&world, &context);
     world.dawdle(Duration::from_millis(100)).await;
+    publish(&world, &context, message).await?;
     let fails = world.chance(world.plan.handler_fails);
     if !fails {
         handling.done();
         return Ok(Outcome::Ack);
     }
     failure(&world)
+}
+
+/// A handler starts on a message, of a partition it has.
+fn begin(world: &World, context: &Context) -> Handling {
+    if world.plan.kind == Kind::Positional {
+        let assignment = Assignment::of(context.id());
+        let record = &mut world.lock().record;
+        let ready = record.partitions.is_ready(assignment);
+        record.expect(ready, || format!("a message of {assignment:?}"));
+    }
+    world.begin(context.message().id().as_str().parse().expect("our id"))
+}
+
+/// Publishes what comes of a message, where that is part of its transaction.
+async fn publish(world: &World, context: &Context, message: Message) -> Result<(), HandlerError> {
+    if !world.plan.exactly_once {
+        return Ok(());
+    }
+    let number = message.id().as_str().parse().expect("our id");
+    for part in 0..outputs_of(number) {
+        let output = Message::builder("out")
+            .header("of", message.id().as_str())
+            .data(vec![part as u8]);
+        context.publisher().write(&[output.build()?]).await?;
+        world.dawdle(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 fn failure(world: &World) -> HandlerResult {
@@ -152,10 +182,12 @@ async fn handle_batch(world: World, batch: Batch) -> streams_core::BatchOutcome 
         .lock()
         .record
         .expect(fits, || format!("a batch of {}", batch.len()));
-    let handlings: Vec<_> = batch
-        .iter()
-        .map(|context| world.begin(context.message().id().as_str().parse().expect("our id")))
-        .collect();
+    let handlings: Vec<_> = batch.iter().map(|context| begin(&world, context)).collect();
+    for context in &batch {
+        publish(&world, context, context.message().clone())
+            .await
+            .expect("collected");
+    }
     world.dawdle(Duration::from_millis(100)).await;
     let mut failed = Vec::new();
     batch

@@ -221,6 +221,22 @@ impl Broker {
         }
     }
 
+    /// Whether a delivery is still the one who has its token.
+    pub(crate) fn is_valid(&self, token: TokenId) -> bool {
+        match self.plan.kind {
+            Kind::Positional => self.partitions[token.partition as usize].epoch == token.epoch,
+            Kind::Leasing => self.find(token).is_some(),
+        }
+    }
+
+    fn find(&self, token: TokenId) -> Option<usize> {
+        let now = Instant::now();
+        let valid = |held: Option<(u64, u32, Instant)>| {
+            held.is_some_and(|(t, s, until)| t == token.sequence && s == token.epoch && until > now)
+        };
+        self.leased.iter().position(|message| valid(message.held))
+    }
+
     fn commit(&mut self, record: &mut Record, token: TokenId, action: SettleAction) -> bool {
         record.expect(action == SettleAction::Ack, || {
             format!("{action:?} of a position")
@@ -242,13 +258,10 @@ impl Broker {
     }
 
     fn settle_one(&mut self, record: &mut Record, token: TokenId, action: SettleAction) -> bool {
-        let now = Instant::now();
-        let valid = |held: Option<(u64, u32, Instant)>| {
-            held.is_some_and(|(t, s, until)| t == token.sequence && s == token.epoch && until > now)
-        };
-        let Some(at) = self.leased.iter().position(|message| valid(message.held)) else {
+        let Some(at) = self.find(token) else {
             return false;
         };
+        let now = Instant::now();
         let message = &mut self.leased[at];
         message.held = None;
         match action {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use streams_core::{
     AckToken, Acknowledgement, AnyDriver, Assignment, Capabilities, Delivery, Error, ErrorKind,
     ExtendReport, Message, MessageId, Order, ReadOptions, Reader, Received, Result, SettleReport,
-    Settlement, Subscription, TokenId, WriteError, Writer, async_trait, dead_letter,
+    Settlement, Subscription, TokenId, TransactionPart, WriteError, Writer, async_trait,
+    dead_letter,
 };
 use tokio::time::Instant;
 
 use crate::broker::Kind;
-use crate::world::{World, key};
+use crate::world::{World, key, origin};
 
 pub(crate) fn driver(world: &World) -> AnyDriver {
     let capabilities = match world.plan.kind {
@@ -20,13 +21,16 @@ pub(crate) fn driver(world: &World) -> AnyDriver {
             .groups(true)
             .no_group(true)
             .order(Order::PerKey)
-            .acknowledgement(Acknowledgement::Cumulative),
+            .acknowledgement(Acknowledgement::Cumulative)
+            .partitions(true)
+            .exactly_once(true),
         Kind::Leasing => Capabilities::none("model")
             .groups(true)
             .no_group(true)
             .order(Order::PerKey)
             .attempts(true)
             .leases(true)
+            .exactly_once(true)
             .delayed_redelivery(Some(Duration::from_secs(900))),
     };
     let model = Arc::new(Model {
@@ -52,12 +56,18 @@ impl Reader for Model {
         if self.world.chance(self.world.plan.connection_fails * 3) {
             return Err(down("refused"));
         }
-        let session = self.world.lock().broker.subscribe();
+        let state = &mut *self.world.lock();
+        let session = state.broker.subscribe();
+        let all = (0..self.world.plan.partitions).map(|p| state.broker.assignment(p));
         Ok(Box::new(Open {
             world: self.world.clone(),
             session,
             broken: false,
             revoking: None,
+            assigned: match self.world.plan.kind {
+                Kind::Positional => all.collect(),
+                Kind::Leasing => Vec::new(),
+            },
         }))
     }
 
@@ -103,6 +113,8 @@ struct Open {
     session: u32,
     broken: bool,
     revoking: Option<Assignment>,
+    /// To be announced.
+    assigned: Vec<Assignment>,
 }
 
 impl Open {
@@ -132,6 +144,7 @@ impl Open {
             return Some(Received::Revoking(vec![assignment]));
         }
         state.broker.reassign(partition);
+        self.assigned.push(state.broker.assignment(partition));
         Some(Received::Lost(vec![assignment]))
     }
 
@@ -151,7 +164,9 @@ impl Subscription for Open {
     async fn receive(&mut self, max: NonZeroUsize, out: &mut Vec<Delivery>) -> Result<Received> {
         if let Some(gone) = self.revoking.take() {
             // Asked for more: the runner is done with it.
-            self.world.lock().broker.reassign(gone.partition);
+            let broker = &mut self.world.lock().broker;
+            broker.reassign(gone.partition);
+            self.assigned.push(broker.assignment(gone.partition));
         }
         self.world.dawdle(Duration::from_millis(5)).await;
         loop {
@@ -159,6 +174,9 @@ impl Subscription for Open {
             if let Err(error) = self.check(fails, "the connection broke") {
                 self.broken = true;
                 return Err(error);
+            }
+            if !self.assigned.is_empty() {
+                return Ok(Received::Assigned(std::mem::take(&mut self.assigned)));
             }
             if let Some(changed) = self.change_partitions() {
                 return Ok(changed);
@@ -214,6 +232,48 @@ impl Subscription for Open {
             {
                 report.lost.push(id);
             }
+        }
+        Ok(report)
+    }
+
+    async fn settle_in_transaction(
+        &mut self,
+        parts: &mut Vec<TransactionPart>,
+    ) -> Result<SettleReport> {
+        self.world.dawdle(Duration::from_millis(3)).await;
+        let fails = self.world.plan.settle_fails;
+        self.check(fails, "the transaction failed")?;
+        let mut report = SettleReport::default();
+        {
+            let state = &mut *self.world.lock();
+            // Now and then only some get through.
+            let through = if state.rng.u32(0..1000) < fails {
+                parts.len() / 2
+            } else {
+                parts.len()
+            };
+            for part in parts.drain(..through) {
+                let id = part.settlement.token.id();
+                if state.broker.is_valid(id) {
+                    state.record.written(&part.outputs);
+                    let action = part.settlement.action;
+                    let done = state.broker.settle(&mut state.record, id, action);
+                    state.record.expect(done, || "valid".to_owned());
+                } else {
+                    if self.world.plan.kind == Kind::Leasing {
+                        let numbers = part.outputs.iter().map(origin);
+                        let keys = numbers.filter_map(|number| self.world.key(number));
+                        state.record.keys_with_losses.extend(keys);
+                    }
+                    report.lost.push(id);
+                }
+            }
+        }
+        self.world.dawdle(Duration::from_millis(3)).await;
+        if self.world.chance(fails / 4) {
+            self.broken = true;
+            let unknown = "the confirmation of the commit did not come";
+            return Err(Error::new(ErrorKind::Conflict, unknown));
         }
         Ok(report)
     }

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
+use streams_core::{Message, dead_letter};
 
 use crate::broker::{Broker, Kind};
+use crate::partitions::Partitions;
 
 /// What a schedule is made of, drawn from its seed.
 #[derive(Debug, Clone)]
@@ -27,6 +29,9 @@ pub(crate) struct Plan {
     pub(crate) revokes: u32,
     pub(crate) handler_fails: u32,
     pub(crate) dead_letter_fails: u32,
+    pub(crate) listener_fails: u32,
+    /// Handlers publish, and that is written in one transaction with the acknowledgement.
+    pub(crate) exactly_once: bool,
     /// Shutdowns in the middle, each followed by a new bus on the same broker.
     pub(crate) restarts: u32,
 }
@@ -46,8 +51,14 @@ pub(crate) struct State {
 /// What the handlers did, and the checks on it.
 #[derive(Default)]
 pub(crate) struct Record {
-    /// Messages handled to the end, or written to the dead letters.
+    /// Messages handled to the end, or written to the dead letters; exactly once, those whose
+    /// outputs are committed.
     pub(crate) handled: HashSet<usize>,
+    /// What was committed, in its order: the message it came of, and which of its outputs it is.
+    pub(crate) outputs: Vec<(usize, Output)>,
+    /// Keys of which a delivery was lost before it could be committed, where they are leased.
+    pub(crate) keys_with_losses: HashSet<usize>,
+    pub(crate) partitions: Partitions,
     running: usize,
     running_keys: HashMap<usize, usize>,
     pub(crate) attempts: usize,
@@ -56,7 +67,51 @@ pub(crate) struct Record {
     pub(crate) broken: Option<String>,
 }
 
+/// One of the messages that come of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// The handler's first, second, ...
+    Published(usize),
+    DeadLetter,
+}
+
 impl Record {
+    /// Outputs were committed.
+    pub(crate) fn written(&mut self, outputs: &[Message]) {
+        for output in outputs {
+            let what = match output.headers().get_str(dead_letter::headers::ID) {
+                Some(_) => Output::DeadLetter,
+                None => Output::Published(output.data()[0].into()),
+            };
+            let of = origin(output);
+            self.handled.insert(of);
+            self.outputs.push((of, what));
+        }
+    }
+
+    /// Each message has had its effect once, and those of a key in order.
+    pub(crate) fn check_outputs(&mut self, plan: &Plan) {
+        let mut by_message: HashMap<usize, Vec<Output>> = HashMap::new();
+        let mut last: HashMap<usize, usize> = HashMap::new();
+        for (of, output) in self.outputs.clone() {
+            by_message.entry(of).or_default().push(output);
+            if let Some(key) = key(plan, of) {
+                let before = last.insert(key, of);
+                // What lost its lease comes again, after what was behind it.
+                let lost = self.keys_with_losses.contains(&key);
+                self.expect(lost || before.is_none_or(|before| before <= of), || {
+                    format!("outputs of {before:?} before {of}, both of key {key}")
+                });
+            }
+        }
+        for message in 0..plan.messages {
+            let published = (0..outputs_of(message)).map(Output::Published);
+            let outputs = by_message.remove(&message).unwrap_or_default();
+            let right = outputs == [Output::DeadLetter] || published.eq(outputs.clone());
+            self.expect(right, || format!("of {message} came {outputs:?}"));
+        }
+    }
+
     /// Notes a broken promise, unless `kept`.
     pub(crate) fn expect(&mut self, kept: bool, promise: impl FnOnce() -> String) {
         if !kept && self.broken.is_none() {
@@ -66,7 +121,7 @@ impl Record {
 }
 
 impl World {
-    pub(crate) fn new(kind: Kind, seed: u64) -> Self {
+    pub(crate) fn new(kind: Kind, exactly_once: bool, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed ^ ((kind as u64) << 60));
         let chance = |rng: &mut Rng, most: u32| if rng.bool() { rng.u32(0..most) } else { 0 };
         let plan = Plan {
@@ -85,6 +140,8 @@ impl World {
             revokes: chance(&mut rng, 60),
             handler_fails: chance(&mut rng, 300),
             dead_letter_fails: chance(&mut rng, 500),
+            listener_fails: chance(&mut rng, 200),
+            exactly_once,
             restarts: if rng.u8(0..3) == 0 { rng.u32(1..4) } else { 0 },
         };
         let broker = Broker::new(&plan);
@@ -148,7 +205,10 @@ impl World {
             let running = *running;
             if plan.batch.is_none() {
                 record.expect(running == 1, || format!("two of key {key} at once"));
-                self.expect_earlier(record, message, key);
+                // Exactly once, earlier ones may not be committed yet.
+                if !plan.exactly_once {
+                    self.expect_earlier(record, message, key);
+                }
             }
         }
         Handling {
@@ -182,6 +242,9 @@ impl Handling {
     /// The message has been handled.
     pub(crate) fn done(self) {
         let (world, message) = (&self.world, self.message);
+        if world.plan.exactly_once {
+            return;
+        }
         let record = &mut world.lock().record;
         if let Some(key) = world.key(message) {
             world.expect_earlier(record, message, key);
@@ -199,4 +262,17 @@ impl Drop for Handling {
             *running -= 1;
         }
     }
+}
+
+/// The message that an output came of.
+pub(crate) fn origin(output: &Message) -> usize {
+    let headers = output.headers();
+    let of = headers.get_str("of");
+    let of = of.or_else(|| headers.get_str(dead_letter::headers::ID));
+    of.and_then(|of| of.parse().ok()).expect("an output")
+}
+
+/// How many messages come of a message.
+pub(crate) fn outputs_of(message: usize) -> usize {
+    1 + message % 2
 }

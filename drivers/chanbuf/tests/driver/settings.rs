@@ -117,7 +117,7 @@ fn capabilities_are_what_was_built() {
     let has = reader.capabilities();
     assert!(has.groups && has.no_group && has.attempts && has.creates_streams);
     assert!(has.cancel_delayed && has.binary_headers);
-    assert!(!has.durable && !has.leases && !has.transactions && !has.keeps_before_group);
+    assert!(!has.durable && !has.leases && !has.partitions && !has.keeps_before_group);
     assert_eq!(has.order, Order::PerKey);
     assert_eq!(has.acknowledgement, Acknowledgement::Individual);
     assert_eq!(

@@ -8,7 +8,7 @@ use streams_core::{Driver, Message, MessageId, Outcome};
 use crate::failure::{Checked, ensure};
 use crate::kit::{Kit, Target, lease_of};
 use crate::ledger::{Budget, Ledger};
-use crate::process::{Orders, Said};
+use crate::process::{Orders, Said, Work};
 
 /// Messages in flight at the crash: some acknowledged, some put off, some held.
 struct Crash {
@@ -56,9 +56,11 @@ impl Crash {
             stream: target.stream.to_string(),
             group: target.group().to_owned(),
             earliest: target.starts_earliest(),
-            acknowledge: self.acknowledge,
-            retry: self.retry,
-            retry_after: self.retry_after,
+            work: Work::Settle {
+                acknowledge: self.acknowledge,
+                retry: self.retry,
+                retry_after: self.retry_after,
+            },
         })?;
         let mut acknowledged = Vec::new();
         for _ in 0..all.len() {

@@ -35,9 +35,12 @@ pub(crate) async fn delayed(kit: &Arc<Kit>) -> Checked {
             kinds,
             "the driver cannot schedule messages, and does not say `Unsupported`: {error}"
         );
-        let ledger = Ledger::default();
+        // Nothing of them was written: what is written now is the first to come, and the last.
+        let marker = kit.messages(&target.stream, 1, 1)?;
+        kit.write(&*writer, &marker).await?;
+        let ledger = Ledger::of(&marker);
         let mut tap = kit.tap(&driver, &target).await?;
-        tap.drain_quiet(&ledger, kit.quiet()).await?;
+        tap.drain(&ledger, kit.quiet()).await?;
         tap.close().await?;
         return ledger.check(Budget::ONCE);
     };

@@ -1,7 +1,7 @@
 //! Groups share, readers without a group do not.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use streams_core::{Bus, Driver, ReadOptions};
@@ -15,6 +15,9 @@ use crate::ledger::{Budget, Ledger};
 
 pub(crate) async fn concurrent_subscribe(kit: &Arc<Kit>) -> Checked {
     let members = kit.count(50).min(kit.profile.members).max(2);
+    if kit.capabilities.partitions {
+        return members_share_partitions(kit, members).await;
+    }
     let target = kit.target().await?;
     let driver = kit.open().await?;
     // Keys of their own, so that no order keeps members from working at the same time.
@@ -46,7 +49,7 @@ pub(crate) async fn concurrent_subscribe(kit: &Arc<Kit>) -> Checked {
             }
             let report = tap.settle(vec![first.ack()]).await?;
             ensure!(
-                report.lost.is_empty() || !kit.individual(),
+                report.lost.is_empty(),
                 "a message was taken from a member that was working on it"
             );
             let mut until = Instant::now() + kit.patience();
@@ -66,9 +69,67 @@ pub(crate) async fn concurrent_subscribe(kit: &Arc<Kit>) -> Checked {
     while let Some(member) = working.join_next().await {
         member??;
     }
-    // Where partitions wander while members join, what was in flight may come twice.
-    let duplicates = if kit.individual() { 0 } else { usize::MAX };
-    ledger.check(Budget::ONCE.duplicates(duplicates))
+    ledger.check(Budget::ONCE)
+}
+
+/// Members that share partitions join one after another, and what another is to have goes when they
+/// ask for more: nobody may stand still, and everybody has work sooner or later.
+async fn members_share_partitions(kit: &Arc<Kit>, members: usize) -> Checked {
+    let target = Arc::new(kit.target().await?);
+    let driver = kit.open().await?;
+    let ledger = Arc::new(Ledger::default());
+    let worked: Arc<Vec<_>> = Arc::new((0..members).map(|_| AtomicUsize::new(0)).collect());
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut working = JoinSet::new();
+    for member in 0..members {
+        let (kit, target, driver) = (kit.clone(), target.clone(), driver.clone());
+        let (ledger, worked, is_over) = (ledger.clone(), worked.clone(), is_over.clone());
+        working.spawn(async move {
+            let mut tap = kit.tap(&driver, &target).await?;
+            let mut until = Instant::now() + kit.patience();
+            while (!is_over.load(Ordering::Acquire) || ledger.missing() > 0)
+                && Instant::now() < until
+            {
+                let Some(deliveries) = tap.receive_within(16, kit.quiet()).await? else {
+                    continue;
+                };
+                until = Instant::now() + kit.patience();
+                worked[member].fetch_add(1, Ordering::Relaxed);
+                deliveries
+                    .iter()
+                    .for_each(|delivery| ledger.arrived(&delivery.message));
+                let acks = deliveries
+                    .into_iter()
+                    .map(streams_core::Delivery::ack)
+                    .collect();
+                tap.settle(acks).await?;
+            }
+            tap.close().await
+        });
+    }
+    let idle = || {
+        let idle = |count: &&AtomicUsize| count.load(Ordering::Relaxed) == 0;
+        worked.iter().filter(idle).count()
+    };
+    let until = Instant::now() + kit.patience();
+    while idle() > 0 && Instant::now() < until {
+        let messages = kit.messages(&target.stream, members * 20, members * 20)?;
+        ledger.wrote(&messages);
+        kit.write(&*driver.writer(), &messages).await?;
+        sleep(kit.quiet().min(Duration::from_millis(100))).await;
+    }
+    is_over.store(true, Ordering::Release);
+    while let Some(member) = working.join_next().await {
+        member??;
+    }
+    ensure!(
+        idle() == 0,
+        "work is not spread: {} of {members} members got no message, though the harness says that \
+         {members} can have work at once",
+        idle()
+    );
+    // What was in flight while partitions wandered may come twice.
+    ledger.check(Budget::ONCE.duplicates(usize::MAX))
 }
 
 pub(crate) async fn groups(kit: &Arc<Kit>) -> Checked {
@@ -105,8 +166,8 @@ pub(crate) async fn no_group(kit: &Arc<Kit>) -> Checked {
     Ok(())
 }
 
-/// In flight at most in each member, and so what a departure may at worst make come again where
-/// acknowledgements are positions.
+/// In flight at most in each member, and so what partitions that wander may at worst make come again
+/// from each.
 const IN_FLIGHT: usize = 64;
 
 pub(crate) async fn rebalance(kit: &Arc<Kit>) -> Checked {
@@ -130,18 +191,18 @@ pub(crate) async fn rebalance(kit: &Arc<Kit>) -> Checked {
             Checked::Ok(())
         })
     };
-    let mut departures = 0;
+    let mut changes = 0;
     for step in 0.. {
         if publisher.is_finished() {
             break;
         }
         sleep(period / 30).await;
+        changes += members.len();
         // Up to four members, down to one, and so on.
         if step % 6 < 3 {
             members.push(member(kit, &target, &ledger).await?);
         } else {
             kit.shutdown(&members.remove(0)).await?;
-            departures += 1;
         }
     }
     publisher.await??;
@@ -152,7 +213,7 @@ pub(crate) async fn rebalance(kit: &Arc<Kit>) -> Checked {
     let duplicates = if kit.individual() {
         0
     } else {
-        departures * IN_FLIGHT
+        changes * IN_FLIGHT
     };
     ledger.check(kit.exact_per_key().duplicates(duplicates))
 }

@@ -352,9 +352,10 @@ pub(crate) async fn close_drains(kit: &Arc<Kit>) -> Checked {
         tokio::spawn(async move { kit.shutdown(&bus).await })
     };
     let driver = kit.open().await?;
-    let mut other = kit.tap(&driver, &target).await?;
+    let mut other = None;
     let mut unstarted = Vec::new();
     if kit.individual() {
+        let other = other.insert(kit.tap(&driver, &target).await?);
         // Handlers are still running: what they do not have is free for others already.
         unstarted = other.take(count - RUNNING).await?;
         if kit.capabilities.leases {
@@ -402,6 +403,11 @@ pub(crate) async fn close_drains(kit: &Arc<Kit>) -> Checked {
          not {expected:?}"
     );
 
+    // Where partitions are shared, one that joined before would have taken them from the handlers.
+    let mut other = match other {
+        Some(other) => other,
+        None => kit.tap(&driver, &target).await?,
+    };
     unstarted
         .iter()
         .for_each(|delivery| ledger.arrived(&delivery.message));

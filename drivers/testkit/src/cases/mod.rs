@@ -8,9 +8,11 @@ mod groups;
 mod leases;
 mod lifecycle;
 mod order;
+mod partitions;
 mod publish;
 mod settle;
 mod start;
+mod transactions;
 
 use std::fmt;
 use std::future::Future;
@@ -20,6 +22,8 @@ use std::sync::Arc;
 use crate::Need;
 use crate::failure::Checked;
 use crate::kit::Kit;
+
+pub(crate) use transactions::copy_of;
 
 type Running = Pin<Box<dyn Future<Output = Checked> + Send>>;
 
@@ -102,6 +106,9 @@ all! {
         "two readers without a group each get everything";
     groups::rebalance [Groups] x 2
         "members join and leave under load: nothing is lost, order per key holds";
+    partitions::assignments [Partitions, Groups] x 2
+        "a member's partitions: announced before their messages come, nothing after they go, epochs \
+         that rise, and late settlements reported";
     order::order_per_key [Order]
         "16 keys, 8 handlers: the order of each key is exact and its messages never overlap";
     order::order_across_retry [Order]
@@ -158,6 +165,16 @@ all! {
         "an option outside the capabilities is an error, never ignored";
     delay::delayed []
         "scheduled messages: none early, in order of their times, cancelling works; or `Unsupported`";
+    transactions::transaction [Transactions]
+        "a batch over three streams with a message that cannot be written leaves nothing; without it, \
+         all arrives once";
+    transactions::exactly_once [ExactlyOnce, Groups] x 2
+        "handlers copy a stream while readers join and are stopped in the middle: each copy is there \
+         once, in order per key";
+    transactions::exactly_once_crash [ExactlyOnce, Groups] x 2
+        "readers that copy are killed, in the middle of a transaction too: each copy is there once";
+    transactions::exactly_once_retry [ExactlyOnce, Groups]
+        "handlers publish and then fail: what they published before a failure is never seen";
     failures::error_is_not_a_drop []
         "a handler that always fails: retried at a bounded rate, and never dropped";
     failures::panic_is_contained []

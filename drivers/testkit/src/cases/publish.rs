@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use streams_core::{Driver, ErrorKind, Headers, Key, Message};
+use streams_core::{Driver, ErrorKind, Headers, Key, Message, StreamName};
 use tokio::time::timeout;
 
 use crate::failure::{Checked, ensure, fail};
@@ -50,12 +50,10 @@ pub(crate) async fn publish_one_by_one(kit: &Arc<Kit>) -> Checked {
     ledger.check(kit.exact())
 }
 
-pub(crate) async fn partial_batch_failure(kit: &Arc<Kit>) -> Checked {
-    let target = kit.target().await?;
-    let driver = kit.open().await?;
-    // Each good message is followed by one that cannot be written, in each way there is.
+/// Messages that the driver refuses, each with what is wrong with it.
+pub(super) fn unwritable(kit: &Kit, stream: &StreamName) -> Checked<Vec<(&'static str, Message)>> {
     let mut faults: Vec<(&str, Message)> = Vec::new();
-    let bad = |stream: &streams_core::StreamName, size: usize| {
+    let bad = |stream: &StreamName, size: usize| {
         Message::builder(stream)
             .key(format!("bad-{size}"))
             .data(vec![b'x'; size])
@@ -66,10 +64,7 @@ pub(crate) async fn partial_batch_failure(kit: &Arc<Kit>) -> Checked {
         .largest_message
         .filter(|limit| *limit < LARGEST)
     {
-        faults.push((
-            "a message that is too large",
-            bad(&target.stream, limit + 1)?,
-        ));
+        faults.push(("a message that is too large", bad(stream, limit + 1)?));
     }
     if let Some(stream) = kit.harness.refused_stream() {
         faults.push(("a stream name the driver refuses", bad(&stream, 2)?));
@@ -77,6 +72,14 @@ pub(crate) async fn partial_batch_failure(kit: &Arc<Kit>) -> Checked {
     if !kit.capabilities.creates_streams {
         faults.push(("a stream that does not exist", bad(&kit.stream_name()?, 3)?));
     }
+    Ok(faults)
+}
+
+pub(crate) async fn partial_batch_failure(kit: &Arc<Kit>) -> Checked {
+    let target = kit.target().await?;
+    let driver = kit.open().await?;
+    // Each good message is followed by one that cannot be written, in each way there is.
+    let faults = unwritable(kit, &target.stream)?;
     ensure!(
         !faults.is_empty(),
         "there is no message the driver refuses: its largest is over {LARGEST} bytes; add \
@@ -375,11 +378,13 @@ pub(crate) async fn many_streams(kit: &Arc<Kit>) -> Checked {
         .flat_map(|i| all.iter().map(move |own| own[i].clone()))
         .collect();
     kit.write(&*driver.writer(), &mixed).await?;
-    for (target, ledger) in &targets {
+    let read = async |target, ledger: &Ledger| {
         let mut tap = kit.tap(&driver, target).await?;
         tap.drain(ledger, kit.quiet()).await?;
         tap.close().await?;
-        ledger.check(kit.exact())?;
-    }
-    Ok(())
+        ledger.check(kit.exact())
+    };
+    // At the same time, for joining a group may take long.
+    let all = targets.iter().map(|(target, ledger)| read(target, ledger));
+    join_all(all).await.into_iter().collect()
 }

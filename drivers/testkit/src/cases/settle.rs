@@ -38,7 +38,7 @@ pub(crate) async fn ack_blocks_redelivery(kit: &Arc<Kit>) -> Checked {
     let mut tap = kit.tap(&driver, &target).await?;
     tap.expect_nothing(lease + kit.quiet(), "they were acknowledged")
         .await?;
-    // The subscription does read: what is new arrives.
+    // The subscription does read: what is new, of one of their keys, is the first to come.
     let more = kit.messages(&target.stream, 1, 1)?;
     kit.write(&*driver.writer(), &more).await?;
     ledger.wrote(&more);

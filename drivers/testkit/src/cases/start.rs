@@ -221,6 +221,22 @@ pub(crate) async fn unsupported_is_said(kit: &Arc<Kit>) -> Checked {
         }
     }
 
+    if !has.exactly_once {
+        let bus = kit.bus().await?;
+        let subscription = bus
+            .subscribe_stream(&stream, |_, _| async {})
+            .exactly_once();
+        let subscription = match &plain.group {
+            Some(group) => subscription.group(group),
+            None => subscription,
+        };
+        match subscription.register() {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            other => {
+                fail!("a bus asked for exactly once, which the driver cannot do, and got {other:?}")
+            }
+        }
+    }
     let mut unknown = plain.clone();
     unknown.driver.set("streams-testkit-no-such-argument", "1");
     refused(
@@ -257,6 +273,12 @@ pub(crate) async fn unsupported_is_said(kit: &Arc<Kit>) -> Checked {
             other => fail!(
                 "a message was to be delivered at {due:?}, which the driver cannot do: {other:?}"
             ),
+        }
+    }
+    if !has.transactions {
+        match writer.write_in_transaction(&message).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            other => fail!("the driver has no transactions, was asked for one, and said {other:?}"),
         }
     }
     if !has.cancel_delayed {

@@ -3,7 +3,9 @@
 //!
 //! The sound driver underneath is the in-memory one, on virtual time: what hangs costs nothing.
 
+mod driver;
 mod fault;
+mod transactions;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use streams_testkit::{
     ForeignProducer, Harness, Network, Report, RunOptions, Scale, Server, run_with,
 };
 
-use fault::{Broken, Fault, LARGEST};
+use driver::{Broken, LARGEST};
+use fault::Fault;
 
 struct BrokenHarness {
     sound: Chanbuf,
@@ -184,51 +187,54 @@ broken! {
     cuts_data: CutsData fails payloads;
     shifts_time: ShiftsTime passes
         attempt_count partial_batch_settle close_gives_back unsupported_is_said delayed poison
-        foreign_record dlq_down;
+        foreign_record;
     blames_all: BlamesAll fails partial_batch_failure;
-    hides_failures: HidesFailures fails partial_batch_failure payloads close_is_idempotent;
+    hides_failures: HidesFailures fails
+        partial_batch_failure payloads close_is_idempotent transaction;
     delivers_early: DeliversEarly fails delayed;
     cancels_nothing: CancelsNothing fails delayed;
-    writes_after_close: WritesAfterClose fails close_is_idempotent;
+    writes_after_close: WritesAfterClose fails close_is_idempotent transaction;
     writes_later: WritesLater fails
         partial_batch_failure payloads writer_close_flushes close_is_idempotent;
     reverses: Reverses fails
         concurrent_publish many_streams groups no_group order_per_key order_across_retry
-        retry_after_error cancel_receive continue_after_close start_position;
+        retry_after_error cancel_receive continue_after_close start_position exactly_once
+        exactly_once_crash exactly_once_retry;
     takes_too_much: TakesTooMuch fails
-        concurrent_publish concurrent_subscribe redelivery_delay cancel_receive continue_after_close
-        backpressure start_position;
+        concurrent_publish concurrent_subscribe redelivery_delay cancel_receive
+        continue_after_close backpressure start_position exactly_once exactly_once_crash;
     not_cancel_safe: NotCancelSafe finds cancel_receive;
     acks_on_receive: AcksOnReceive fails
         attempt_count release partial_batch_settle redelivery_delay crash_without_close
-        close_gives_back retry_survives_crash close_drains close_deadline lease_extension lease_lost
-        error_is_not_a_drop dlq_down reconnect;
+        close_gives_back retry_survives_crash close_drains close_deadline lease_extension
+        lease_lost error_is_not_a_drop dlq_down reconnect exactly_once exactly_once_crash
+        exactly_once_retry;
     acks_on_drop: AcksOnDrop fails
         partial_batch_settle crash_without_close retry_survives_crash lease_lost;
     ignores_acks: IgnoresAcks fails
         concurrent_subscribe rebalance ack_blocks_redelivery partial_batch_settle
         continue_after_close crash_without_close close_gives_back retry_survives_crash close_drains
-        lease_extension lease_lost dlq_down;
+        lease_extension lease_lost dlq_down exactly_once exactly_once_crash;
     retry_is_ack: RetryIsAck fails
         attempt_count partial_batch_settle redelivery_delay retry_survives_crash error_is_not_a_drop
         dlq_down;
-    release_is_ack: ReleaseIsAck fails release close_drains close_deadline;
+    release_is_ack: ReleaseIsAck fails release close_drains close_deadline exactly_once;
     ignores_retry_delay: IgnoresRetryDelay fails redelivery_delay;
     forgets_attempt: ForgetsAttempt fails attempt_count;
     one_group: OneGroup fails groups start_position;
     group_per_member: GroupPerMember fails
         concurrent_subscribe rebalance ack_blocks_redelivery partial_batch_settle
         continue_after_close crash_without_close close_gives_back retry_survives_crash close_drains
-        lease_extension lease_lost dlq_down;
+        lease_extension lease_lost dlq_down exactly_once exactly_once_crash;
     favours_one: FavoursOne fails
         concurrent_subscribe no_group rebalance close_is_idempotent close_drains lease_lost
         reconnect;
     ignores_start: IgnoresStart fails start_position;
     starts_behind_position: StartsBehindPosition fails start_position;
     ignores_unknown_options: IgnoresUnknownOptions fails unsupported_is_said;
-    hides_lost_leases: HidesLostLeases fails lease_lost;
+    hides_lost_leases: HidesLostLeases fails lease_lost exactly_once_crash;
     extends_nothing: ExtendsNothing fails lease_extension lease_lost;
-    keeps_on_close: KeepsOnClose fails close_gives_back close_deadline;
+    keeps_on_close: KeepsOnClose fails close_gives_back close_deadline exactly_once_crash;
     hangs_on_close: HangsOnClose passes
         rebalance order_per_key order_across_retry slow_key retry_after_error retry_delay
         layers_wrap_batches backpressure unsupported_is_said reconnect network_cut;
@@ -239,8 +245,12 @@ broken! {
     one_at_a_time: OneAtATime fails
         slow_key ack_blocks_redelivery release partial_batch_settle retry_delay batch_handler
         crash_without_close close_gives_back retry_survives_crash close_drains close_deadline
-        lease_extension start_position;
+        lease_extension start_position exactly_once_retry;
     loses_on_restart: LosesOnRestart fails reconnect;
     dies_on_restart: DiesOnRestart fails reconnect;
     confirms_into_the_void: ConfirmsIntoTheVoid fails network_cut;
+    writes_in_part: WritesInPart fails transaction;
+    writes_before_settling: WritesBeforeSettling fails exactly_once_crash;
+    settles_before_writing: SettlesBeforeWriting fails exactly_once_crash;
+    writes_what_is_lost: WritesWhatIsLost fails exactly_once_crash;
 }

@@ -24,25 +24,31 @@ impl Dispatcher {
     }
 
     /// Gives a message back to the driver, and with it all behind it in its lane, so that they come
-    /// again in their order. None of those is at a worker: it gives back what it has not started
-    /// before it reports a message that did not end well.
+    /// again in their order.
     pub(super) fn give_up_lane(&mut self, index: Index, action: SettleAction) {
         self.push_settlement(index, action);
         self.give_up_behind(index);
         self.remove(index);
     }
 
+    /// Gives back all behind a message in its lane. Those of the same worker that are under way with
+    /// it count for nothing. (There are some only behind one that ended well: a worker gives back
+    /// what it has not started before it reports one that did not.)
     pub(super) fn give_up_behind(&mut self, index: Index) {
-        let mut behind = Vec::new();
+        let mut unstarted = Vec::new();
         let mut next = self.entries[index as usize].next;
         while next != NONE {
-            behind.push(next);
-            next = self.entries[next as usize].next;
+            let entry = &mut self.entries[next as usize];
+            let (index, behind) = (next, entry.next);
+            if !std::mem::replace(&mut entry.orphan, true) {
+                if entry.state != State::Running {
+                    unstarted.push(index);
+                }
+                self.push_settlement(index, SettleAction::Release);
+            }
+            next = behind;
         }
-        for index in &behind {
-            self.push_settlement(*index, SettleAction::Release);
-        }
-        self.drop_many(behind);
+        self.drop_many(unstarted);
     }
 
     /// Takes an entry that is first of its lane, or in none, out; the next of the lane may run.

@@ -72,6 +72,7 @@ impl Dispatcher {
         let hit = |entry: &Entry| is_of(entry.id, gone);
         let workers = self.orphan(hit);
         self.positions.forget(gone);
+        self.drop_outputs(gone);
         workers
     }
 
@@ -81,6 +82,7 @@ impl Dispatcher {
         self.orphan(|_| true);
         self.positions.clear();
         self.settlements.clear();
+        self.drop_all_outputs();
         self.barred.clear();
     }
 

@@ -4,9 +4,11 @@
 //!
 //! - [`lanes`]: what is handled in order.
 //! - [`loss`]: leases, lost partitions, and the end.
+//! - [`settle`]: what the driver is to be told, and what is written with it.
 
 mod lanes;
 mod loss;
+mod settle;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use foldhash::fast::RandomState;
+use settle::Outputs;
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -24,8 +27,7 @@ use super::settings::{Ordering, RunSettings};
 use crate::bus::Activity;
 use crate::handler::ContextParts;
 use crate::{
-    AckToken, Acknowledgement, Capabilities, Delivery, Message, Metadata, SettleAction, Settlement,
-    TokenId,
+    Acknowledgement, Capabilities, Delivery, Message, Metadata, SettleAction, Settlement, TokenId,
 };
 
 /// Index of an entry; `NONE` for none.
@@ -50,8 +52,18 @@ pub(crate) struct Work {
 pub(crate) struct Done {
     pub(crate) index: Index,
     pub(crate) verdict: Verdict,
-    /// What is needed to hand it to a handler again; `None` for a final verdict.
-    pub(crate) again: Option<Again>,
+    pub(crate) after: After,
+}
+
+/// What goes on with it.
+#[derive(Debug)]
+pub(crate) enum After {
+    /// Nothing.
+    Nothing,
+    /// It is handed to a handler again.
+    Again(Again),
+    /// It ended well, and this is to be written with the acknowledgement.
+    Written(Vec<Message>),
 }
 
 /// What a handler gives back of a message that is to be handled again.
@@ -155,6 +167,7 @@ pub(crate) struct Dispatcher {
     hasher: RandomState,
     timers: BinaryHeap<Reverse<(Instant, u32, Index)>>,
     next_stamp: u32,
+    /// Of the entries, and of what waits to be written with their acknowledgement.
     bytes: usize,
     /// What a message to come may weigh: the heaviest of late, so that one fetch does not bring many
     /// times what there is room for.
@@ -167,6 +180,7 @@ pub(crate) struct Dispatcher {
     barred: HashSet<LaneKey, RandomState>,
     /// For cumulative acknowledgement.
     positions: Positions,
+    outputs: Outputs,
     pub(crate) counts: Counts,
     stopping: bool,
     longest_lease_seen: Duration,
@@ -175,6 +189,7 @@ pub(crate) struct Dispatcher {
     max_in_flight: usize,
     max_bytes: usize,
     cumulative: bool,
+    exactly_once: bool,
     /// Longest delay the backend keeps by itself.
     delayed_redelivery: Option<Duration>,
     longest_wait: Duration,
@@ -196,6 +211,7 @@ impl Dispatcher {
             settlements: Vec::new(),
             barred: HashSet::default(),
             positions: Positions::default(),
+            outputs: Outputs::default(),
             counts: Counts::default(),
             stopping: false,
             longest_lease_seen: Duration::ZERO,
@@ -203,6 +219,7 @@ impl Dispatcher {
             max_in_flight: settings.max_in_flight,
             max_bytes: settings.max_in_flight_bytes,
             cumulative: driver.acknowledgement == Acknowledgement::Cumulative,
+            exactly_once: settings.exactly_once,
             delayed_redelivery: driver.delayed_redelivery,
             longest_wait: settings.longest_wait,
         }
@@ -416,7 +433,7 @@ impl Dispatcher {
         if entry.orphan {
             self.counts.lost += 1;
             let ended_well = matches!(done.verdict, Verdict::Ack | Verdict::DeadLettered);
-            if ended_well || self.cumulative {
+            if self.cumulative || (ended_well && !self.exactly_once) {
                 self.remove(done.index);
             } else {
                 // It comes again, and what is behind it must come after it.
@@ -425,29 +442,29 @@ impl Dispatcher {
             }
             return;
         }
-        match (done.verdict, done.again) {
-            (Verdict::Ack, _) => {
+        match (done.verdict, done.after) {
+            (Verdict::Ack, after) => {
                 self.counts.acknowledged += 1;
                 self.counts.finished += u64::from(self.stopping);
-                self.settle(done.index, SettleAction::Ack);
+                self.acknowledge(done.index, after);
             }
-            (Verdict::DeadLettered, _) => {
+            (Verdict::DeadLettered, after) => {
                 self.counts.dead_lettered += 1;
                 self.counts.finished += u64::from(self.stopping);
-                self.settle(done.index, SettleAction::Ack);
+                self.acknowledge(done.index, after);
             }
-            (Verdict::Retry(delay), Some(again)) => {
+            (Verdict::Retry(delay), After::Again(again)) => {
                 self.counts.retried += 1;
                 if entry.first_failure().is_none() && again.failed_at.is_some() {
                     entry.rare.get_or_insert_default().first_failure = again.failed_at;
                 }
                 self.retry(done.index, delay, again, now);
             }
-            (Verdict::Postpone(delay), Some(again)) => {
+            (Verdict::Postpone(delay), After::Again(again)) => {
                 entry.attempt -= 1;
                 self.retry(done.index, delay, again, now);
             }
-            (Verdict::Release, Some(again)) if self.cumulative => {
+            (Verdict::Release, After::Again(again)) if self.cumulative => {
                 // There is nobody to give it to: the position is this reader's.
                 self.retry(done.index, RELEASE_DELAY, again, now);
             }
@@ -455,7 +472,7 @@ impl Dispatcher {
                 self.counts.released += u64::from(self.stopping);
                 self.give_up_lane(done.index, SettleAction::Release);
             }
-            (Verdict::Retry(delay) | Verdict::Postpone(delay), None) => {
+            (Verdict::Retry(delay) | Verdict::Postpone(delay), _) => {
                 self.give_up_lane(done.index, SettleAction::Retry { after: Some(delay) });
             }
         }
@@ -499,36 +516,6 @@ impl Dispatcher {
             .push(Reverse((now() + delay, self.next_stamp, index)));
     }
 
-    /// Settles a message and lets the next of its lane run.
-    fn settle(&mut self, index: Index, action: SettleAction) {
-        let id = self.entries[index as usize].id;
-        if self.cumulative {
-            if action == SettleAction::Ack {
-                self.positions.done(id);
-            }
-        } else {
-            let token = AckToken::new(id.partition, id.epoch, id.sequence);
-            self.settlements.push(token.settle(action));
-        }
-        self.remove(index);
-    }
-
-    /// Gives a delivery back. Until the driver knows, later ones of its lane go back too: it may have
-    /// sent them before it could know that they must wait.
-    fn push_settlement(&mut self, index: Index, action: SettleAction) {
-        let (id, lane) = {
-            let entry = &self.entries[index as usize];
-            (entry.id, entry.lane)
-        };
-        if !self.cumulative {
-            if lane != NO_LANE {
-                self.barred.insert(lane);
-            }
-            let token = AckToken::new(id.partition, id.epoch, id.sequence);
-            self.settlements.push(token.settle(action));
-        }
-    }
-
     /// Retries that are due may run.
     pub(crate) fn fire(&mut self, now: Instant) {
         while let Some(Reverse((due, stamp, index))) = self.timers.peek().copied() {
@@ -550,29 +537,6 @@ impl Dispatcher {
     /// When the next retry is due.
     pub(crate) fn next_retry(&self) -> Option<Instant> {
         self.timers.peek().map(|Reverse((due, _, _))| *due)
-    }
-
-    /// Everything taken has been settled.
-    pub(crate) fn all_settled(&mut self) {
-        if self.settlements.is_empty() {
-            self.barred.clear();
-        }
-    }
-
-    /// Whether something waits to be given back, so that settling should not.
-    pub(crate) fn is_barred(&self) -> bool {
-        !self.barred.is_empty()
-    }
-
-    /// Takes what is to be settled.
-    pub(crate) fn take_settlements(&mut self, out: &mut Vec<Settlement>) {
-        if self.cumulative {
-            self.positions.take_moved(out);
-        } else if out.is_empty() {
-            std::mem::swap(&mut self.settlements, out);
-        } else {
-            out.append(&mut self.settlements);
-        }
     }
 }
 

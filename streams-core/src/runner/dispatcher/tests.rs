@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use super::*;
-use crate::{Assignment, FailurePolicy, Order};
+use crate::{AckToken, Assignment, FailurePolicy, Order, TransactionPart};
 
 impl Dispatcher {
     fn check(&self) {
@@ -17,7 +17,7 @@ impl Dispatcher {
         assert_eq!(count(State::Waiting), self.waiting);
         assert_eq!(count(State::Ready), self.ready.len());
         let bytes: usize = self.entries.iter().map(|(_, e)| e.size as usize).sum();
-        assert_eq!(bytes, self.bytes);
+        assert_eq!(bytes + self.output_bytes(), self.bytes);
         let mut in_lanes = 0;
         for (key, lane) in &self.lanes {
             let mut index = lane.head;
@@ -84,7 +84,7 @@ fn done(work: Work, verdict: Verdict) -> Done {
     Done {
         index: work.index,
         verdict,
-        again: Some(Again {
+        after: After::Again(Again {
             message: work.message,
             metadata: work.parts.metadata,
             failed_at: None,
@@ -114,12 +114,76 @@ fn invariants_hold_after_each_step() {
     for seed in 0..1000 {
         let mut rng = Rng::with_seed(seed);
         let driver = &DRIVERS[seed as usize % 2];
-        let run = std::panic::AssertUnwindSafe(|| walk(&mut rng, driver));
+        let exactly_once = seed % 4 < 2;
+        let run = std::panic::AssertUnwindSafe(|| walk(&mut rng, driver, exactly_once));
         assert!(std::panic::catch_unwind(run).is_ok(), "seed {seed}");
     }
 }
 
-fn walk(rng: &mut Rng, driver: &Capabilities) {
+/// What handling a delivery publishes: its position.
+fn written(work: Work, verdict: Verdict) -> Done {
+    Done {
+        index: work.index,
+        verdict,
+        after: After::Written(vec![output(work.parts.id.sequence)]),
+    }
+}
+
+fn output(sequence: u64) -> Message {
+    let message = Message::builder("out").data(sequence.to_be_bytes().to_vec());
+    message.build().unwrap()
+}
+
+/// Parts that wait to be sent, and what was written of those that were.
+#[derive(Default)]
+struct Transactions {
+    parts: Vec<TransactionPart>,
+    written: HashMap<TokenId, Vec<u64>>,
+    /// By partition: what came before this is gone.
+    gone_before: HashMap<u32, u64>,
+}
+
+impl Transactions {
+    /// Takes what there is and, now and then, commits it: each output once, in order, none beyond
+    /// what is acknowledged with it.
+    fn step(&mut self, dispatcher: &mut Dispatcher, rng: &mut Rng, cumulative: bool) {
+        dispatcher.take_parts(&mut self.parts);
+        dispatcher.check();
+        if rng.bool() {
+            return;
+        }
+        for part in self.parts.drain(..) {
+            let mark = part.settlement.token.id();
+            let numbers: Vec<_> = part
+                .outputs
+                .iter()
+                .map(|output| u64::from_be_bytes(output.data()[..].try_into().unwrap()))
+                .collect();
+            assert!(numbers.iter().all(|number| *number <= mark.sequence));
+            if cumulative {
+                let kept = self.gone_before.get(&mark.partition).copied();
+                assert!(numbers.iter().all(|number| *number >= kept.unwrap_or(0)));
+                let partition = TokenId {
+                    sequence: 0,
+                    ..mark
+                };
+                let before = self.written.entry(partition).or_default();
+                before.extend(numbers);
+                assert!(before.is_sorted_by(|a, b| a < b), "{before:?}");
+            } else {
+                let acked = part.settlement.action == SettleAction::Ack;
+                let expected = if acked { vec![mark.sequence] } else { vec![] };
+                assert_eq!(numbers, expected);
+                assert!(self.written.insert(mark, numbers).is_none(), "twice");
+            }
+        }
+        dispatcher.all_settled();
+        dispatcher.check();
+    }
+}
+
+fn walk(rng: &mut Rng, driver: &Capabilities, exactly_once: bool) {
+    let mut transactions = Transactions::default();
     let mut dispatcher = dispatcher(driver);
     let mut workers: Vec<Worker> = (0..4).map(|_| Worker::default()).collect();
     let mut now = Instant::from_std(std::time::Instant::now());
@@ -146,7 +210,8 @@ fn walk(rng: &mut Rng, driver: &Capabilities) {
                 if let Some(work) = worker.0.pop_front() {
                     let verdict =
                         [Verdict::Ack, Verdict::Ack, Verdict::DeadLettered][rng.usize(0..3)];
-                    dispatcher.finish(done(work, verdict), || now);
+                    let end = if exactly_once { written } else { done };
+                    dispatcher.finish(end(work, verdict), || now);
                 }
             }
             8 => {
@@ -183,19 +248,33 @@ fn walk(rng: &mut Rng, driver: &Capabilities) {
                             .collect();
                         dispatcher.lose(&ids);
                     }
-                    1 => drop(dispatcher.lose_partitions(&gone)),
+                    1 => {
+                        drop(dispatcher.lose_partitions(&gone));
+                        transactions.gone_before.insert(partition, next);
+                        let is_gone = |id| gone.contains(&Assignment::of(id));
+                        transactions
+                            .parts
+                            .retain(|part| !is_gone(part.settlement.token.id()));
+                    }
                     _ => drop(dispatcher.hold_partitions(&gone)),
                 }
             }
             _ => {
                 if rng.u8(0..20) == 0 {
                     dispatcher.lose_all();
+                    transactions.parts.clear();
+                    transactions.gone_before.extend([(0, next), (1, next)]);
                 }
             }
         }
         dispatcher.check();
         check_workers(&workers);
-        dispatcher.take_settlements(&mut settled);
+        if exactly_once {
+            let cumulative = driver.acknowledgement == Acknowledgement::Cumulative;
+            transactions.step(&mut dispatcher, rng, cumulative);
+        } else {
+            dispatcher.take_settlements(&mut settled);
+        }
     }
     end(&mut dispatcher, &mut workers, now, rng);
 }

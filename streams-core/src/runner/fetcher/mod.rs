@@ -4,6 +4,7 @@
 //! opens the subscription anew when it fails, and carries out the shutdown.
 
 mod leases;
+mod partitions;
 mod settle;
 mod shutdown;
 
@@ -20,8 +21,8 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::dispatcher::Dispatcher;
 use super::shared::{FetcherWaits, Shared};
 use crate::{
-    Assignment, Capabilities, Delivery, Error, ReadOptions, Reader, Received, Result, Settlement,
-    Subscription,
+    Assignment, Capabilities, Delivery, Error, PartitionListener, ReadOptions, Reader, Received,
+    Result, Settlement, Subscription, TransactionPart,
 };
 
 /// Most messages asked for at once.
@@ -45,6 +46,13 @@ pub(crate) struct Fetcher {
     pub(crate) changed: Arc<Notify>,
     pub(crate) buffer: Vec<Delivery>,
     pub(crate) settlements: Vec<Settlement>,
+    /// In place of settlements, where deliveries are settled in transactions.
+    pub(crate) parts: Vec<TransactionPart>,
+    /// It cannot be told what became of a transaction: nothing more is settled after it.
+    pub(crate) in_doubt: bool,
+    pub(crate) listener: Option<Arc<dyn PartitionListener>>,
+    /// Partitions the listener was told it has.
+    pub(crate) held: Vec<Assignment>,
     pub(crate) times: Times,
 }
 
@@ -97,7 +105,7 @@ impl Fetcher {
                 }
                 continue;
             }
-            match self.wait(sleep, true, false).await {
+            match self.wait(sleep, true).await {
                 Woken::Look => {}
                 Woken::Received(received) => {
                     if self.received(received, sleep).await? {
@@ -135,17 +143,17 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Waits for the driver (where fetching is allowed and there is room), for a worker's report,
-    /// for the clock and for the shutdown.
-    async fn wait(&mut self, sleep: &mut Pin<Box<Sleep>>, fetch: bool, drain: bool) -> Woken {
+    /// Waits for the driver (where `fetch` allows it and there is room), for a worker's report, for
+    /// the clock and for the shutdown.
+    async fn wait(&mut self, sleep: &mut Pin<Box<Sleep>>, fetch: bool) -> Woken {
         let until = {
             let mut pool = self.shared.lock();
-            let until = self.next_time(&pool.dispatcher, fetch);
+            let until = self.next_time(&pool.dispatcher);
             let room = pool.dispatcher.room();
             let full = fetch && room == 0;
             // What came while this was being looked at.
             let unsettled = pool.dispatcher.unsettled() > 0 && self.times.settle.is_none();
-            if unsettled || (drain && pool.dispatcher.running() == 0) {
+            if unsettled {
                 return Woken::Look;
             }
             pool.fetcher_waits = FetcherWaits {
@@ -153,7 +161,7 @@ impl Fetcher {
                 settlements: self.times.settle.is_none(),
                 room: full.then_some((self.shared.settings.max_in_flight / ROOM_SHARE).max(1)),
                 until,
-                drain,
+                drain: false,
             };
             until
         };
@@ -168,7 +176,7 @@ impl Fetcher {
         let (subscription, buffer) = (&mut self.subscription, &mut self.buffer);
         let woken = tokio::select! {
             biased;
-            _ = self.stop.changed(), if fetch => Woken::Look,
+            _ = self.stop.changed() => Woken::Look,
             () = self.shared.fetcher.notified() => Woken::Look,
             () = sleep.as_mut(), if until.is_some() => Woken::Look,
             received = receive(subscription, max, buffer) => Woken::Received(received),
@@ -177,10 +185,9 @@ impl Fetcher {
         woken
     }
 
-    fn next_time(&self, dispatcher: &Dispatcher, fetch: bool) -> Option<Instant> {
-        let retry = if fetch { dispatcher.next_retry() } else { None };
+    fn next_time(&self, dispatcher: &Dispatcher) -> Option<Instant> {
         [
-            retry,
+            dispatcher.next_retry(),
             self.times.settle,
             self.times.heartbeat,
             self.times.watch,
@@ -211,12 +218,13 @@ impl Fetcher {
             }
             Ok(Received::Assigned(assigned)) => {
                 tracing::debug!(stream = %self.options.stream, ?assigned, "partitions assigned");
+                self.assigned(assigned, sleep).await?;
             }
             Ok(Received::Revoking(going)) => self.revoke(&going, sleep).await,
             Ok(Received::Lost(gone)) => {
                 tracing::warn!(stream = %self.options.stream, ?gone, "partitions lost");
-                let lost = self.shared.lock().dispatcher.lose_partitions(&gone);
-                self.shared.cancel(&lost);
+                self.let_partitions_go(&gone);
+                self.lost(&gone).await;
             }
             Ok(Received::End) => {
                 self.drain(sleep).await;
@@ -262,8 +270,17 @@ impl Fetcher {
             self.shared.lock().fetcher_waits = FetcherWaits::default();
         }
         let _ = self.settle(Instant::now(), true).await;
-        let lost = self.shared.lock().dispatcher.lose_partitions(going);
+        self.let_partitions_go(going);
+        self.revoking(going).await;
+    }
+
+    /// Nothing of these partitions can be settled any more.
+    fn let_partitions_go(&mut self, gone: &[Assignment]) {
+        let lost = self.shared.lock().dispatcher.lose_partitions(gone);
         self.shared.cancel(&lost);
+        self.parts
+            .retain(|part| !gone.contains(&Assignment::of(part.settlement.token.id())));
+        self.check_all_settled();
     }
 
     /// Waits until everything fetched is settled, retries included, or the shutdown comes.
@@ -273,7 +290,7 @@ impl Fetcher {
                 let pool = self.shared.lock();
                 pool.dispatcher.in_flight() == 0 && pool.dispatcher.unsettled() == 0
             };
-            if (done && self.settlements.is_empty()) || self.is_stopping() {
+            if (done && self.is_settled()) || self.is_stopping() {
                 return;
             }
             if self.attend().await.is_err() {
@@ -281,8 +298,8 @@ impl Fetcher {
             }
             let until = {
                 let mut pool = self.shared.lock();
-                let until = self.next_time(&pool.dispatcher, true);
-                if pool.dispatcher.in_flight() == 0 {
+                let until = self.next_time(&pool.dispatcher);
+                if pool.dispatcher.in_flight() == 0 && until.is_none() {
                     continue;
                 }
                 pool.fetcher_waits = FetcherWaits {
@@ -343,6 +360,8 @@ impl Fetcher {
         let mut attempt = 0;
         let _ = timeout(Duration::from_secs(1), self.subscription.close()).await;
         self.settlements.clear();
+        self.parts.clear();
+        self.in_doubt = false;
         self.buffer.clear();
         self.times = Times::default();
         {
@@ -352,6 +371,8 @@ impl Fetcher {
             }
             pool.dispatcher.lose_all();
         }
+        let held = self.held.clone();
+        self.lost(&held).await;
         loop {
             if !error.is_retryable() {
                 tracing::error!(stream = %self.options.stream, error = %error, "the subscription has ended");

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Fetcher;
-use crate::{Result, SettleReport};
+use crate::{Error, ErrorKind, Result, SettleReport};
 
 /// As many settlements are sent without waiting for more.
 const SETTLE_AT: usize = 256;
@@ -13,13 +13,12 @@ const SETTLE_AT: usize = 256;
 impl Fetcher {
     /// Sends settlements: at once where the driver can without waiting, else when there are many,
     /// when they have waited long enough, when nothing is left to wait for, or when `all` says so.
+    ///
+    /// Those in transactions wait for their time, so that many deliveries share one, unless so much
+    /// is to be written that it keeps more from being fetched.
     pub(super) async fn settle(&mut self, now: Instant, all: bool) -> Result<()> {
-        let urgent = {
-            let mut pool = self.shared.lock();
-            pool.dispatcher.take_settlements(&mut self.settlements);
-            pool.dispatcher.in_flight() == 0 || pool.dispatcher.is_barred()
-        };
-        if self.settlements.is_empty() {
+        let urgent = self.take_settled();
+        if self.is_settled() {
             self.times.settle = None;
             return Ok(());
         }
@@ -27,18 +26,94 @@ impl Fetcher {
             self.times.settle = self.times.settle_again;
             return Ok(());
         }
-        if let Some(result) = self.subscription.try_settle(&mut self.settlements) {
+        if !self.shared.exactly_once()
+            && let Some(result) = self.subscription.try_settle(&mut self.settlements)
+        {
             return self.settled(result, now).await;
         }
-        let due = *self
-            .times
-            .settle
-            .get_or_insert(now + self.shared.settings.settle_linger);
+        let due = *self.times.settle.get_or_insert(now + self.linger());
         if all || urgent || due <= now || self.settlements.len() >= SETTLE_AT {
-            let result = self.subscription.settle(&mut self.settlements).await;
+            let result = self.settle_slowly().await;
             return self.settled(result, now).await;
         }
         Ok(())
+    }
+
+    /// How long settlements may be gathered.
+    fn linger(&self) -> Duration {
+        let settings = &self.shared.settings;
+        if !self.shared.exactly_once() {
+            return settings.settle_linger;
+        }
+        // Leases are not kept up any more; that long they last in any case.
+        let lease = self.shared.lock().dispatcher.lease_length();
+        let interval = settings.commit_interval();
+        if lease.is_zero() {
+            interval
+        } else {
+            interval.min(lease / 3)
+        }
+    }
+
+    /// Takes what the driver is to be told; says whether it should not wait.
+    pub(super) fn take_settled(&mut self) -> bool {
+        let dispatcher = &mut self.shared.lock().dispatcher;
+        if !self.shared.exactly_once() {
+            dispatcher.take_settlements(&mut self.settlements);
+            return dispatcher.in_flight() == 0 || dispatcher.is_barred();
+        }
+        dispatcher.take_parts(&mut self.parts);
+        if self.in_doubt {
+            self.parts.clear();
+        }
+        dispatcher.outputs_press() || dispatcher.is_barred()
+    }
+
+    /// Whether the driver was told all that was taken.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settlements.is_empty() && self.parts.is_empty()
+    }
+
+    /// Tells the driver, waiting at most for `patience`; `None` says that it took longer.
+    pub(super) async fn settle_within(
+        &mut self,
+        patience: Duration,
+    ) -> Option<Result<SettleReport>> {
+        if !self.shared.exactly_once()
+            && let Some(result) = self.subscription.try_settle(&mut self.settlements)
+        {
+            return Some(result);
+        }
+        match timeout(patience, self.settle_slowly()).await {
+            Ok(result) => Some(result),
+            Err(_) => {
+                // Of a transaction it is not known what became of it.
+                self.doubt();
+                None
+            }
+        }
+    }
+
+    async fn settle_slowly(&mut self) -> Result<SettleReport> {
+        if self.shared.exactly_once() {
+            let result = self.subscription.settle_in_transaction(&mut self.parts);
+            result.await
+        } else {
+            self.subscription.settle(&mut self.settlements).await
+        }
+    }
+
+    /// Settles nothing more in transactions on this subscription: a later one would pass over what
+    /// is lost with an earlier.
+    pub(super) fn doubt(&mut self) {
+        self.in_doubt = self.shared.exactly_once();
+        self.parts.clear();
+    }
+
+    pub(super) fn check_all_settled(&self) {
+        if self.is_settled() {
+            self.shared.lock().dispatcher.all_settled();
+        }
     }
 
     pub(super) async fn settled(
@@ -58,11 +133,9 @@ impl Fetcher {
                     );
                     self.shared.lock().dispatcher.counts.lost += report.lost.len() as u64;
                 }
-                if self.settlements.is_empty() {
-                    self.shared.lock().dispatcher.all_settled();
-                }
+                self.check_all_settled();
                 // A driver that leaves some without an error gets them again a little later.
-                if !self.settlements.is_empty() {
+                if !self.is_settled() {
                     self.times.settle = Some(
                         now + self
                             .shared
@@ -74,7 +147,11 @@ impl Fetcher {
                 }
                 Ok(())
             }
-            Err(error) if error.is_retryable() && self.times.settle_failures < 5 => {
+            Err(error)
+                if error.is_retryable()
+                    && self.times.settle_failures < 5
+                    && !(self.shared.exactly_once() && is_of_no_more_use(&error)) =>
+            {
                 self.times.settle_failures += 1;
                 let delay = self
                     .shared
@@ -92,4 +169,13 @@ impl Fetcher {
             Err(error) => self.reconnect(error).await,
         }
     }
+}
+
+/// Whether a transaction failed such that the subscription cannot settle in any other; see
+/// [`settle_in_transaction`](crate::Subscription::settle_in_transaction).
+pub(super) fn is_of_no_more_use(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Closed | ErrorKind::LeaseLost | ErrorKind::Conflict
+    )
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::Fetcher;
+use super::settle::is_of_no_more_use;
 use crate::runner::shared::FetcherWaits;
 use crate::{Error, ErrorKind, Result};
 
@@ -14,7 +15,7 @@ const CANCEL_GRACE: Duration = Duration::from_millis(20);
 /// When settling has failed during the shutdown: the pause before it is tried again.
 const SETTLE_AGAIN: Duration = Duration::from_millis(100);
 /// How long a subscription that is being given up may take to close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Fetcher {
     /// Shuts down in order; see [`Bus::shutdown`](crate::Bus::shutdown).
@@ -38,6 +39,8 @@ impl Fetcher {
             self.shared.abort();
         }
         let _ = self.settle_or_drop(deadline).await;
+        let held = self.held.clone();
+        self.revoking(&held).await;
         let patience = patience(deadline);
         match timeout(patience, self.subscription.close()).await {
             Ok(Ok(())) => {}
@@ -91,27 +94,17 @@ impl Fetcher {
 
     /// Settles everything, within the time there is. What cannot be settled is delivered again.
     pub(super) async fn settle_or_drop(&mut self, deadline: Instant) -> Result<()> {
-        self.shared
-            .lock()
-            .dispatcher
-            .take_settlements(&mut self.settlements);
-        if self.settlements.is_empty() {
+        self.take_settled();
+        if self.is_settled() {
+            self.times.settle = None;
             return Ok(());
         }
-        let result = match self.subscription.try_settle(&mut self.settlements) {
-            Some(result) => result,
-            None => match timeout(
-                patience(deadline),
-                self.subscription.settle(&mut self.settlements),
-            )
+        let result = self
+            .settle_within(patience(deadline))
             .await
-            {
-                Ok(result) => result,
-                Err(_) => Err(Error::new(ErrorKind::Timeout, "settling took too long")),
-            },
-        };
+            .unwrap_or_else(|| Err(Error::new(ErrorKind::Timeout, "settling took too long")));
         // What failed is tried once more a little later, if there is still something to wait for.
-        let left = !self.settlements.is_empty();
+        let left = !self.is_settled();
         self.times.settle = left.then(|| Instant::now() + SETTLE_AGAIN);
         match result {
             Ok(report) => {
@@ -119,6 +112,9 @@ impl Fetcher {
                 Ok(())
             }
             Err(error) => {
+                if is_of_no_more_use(&error) {
+                    self.doubt();
+                }
                 tracing::warn!(stream = %self.options.stream, error = %error, "settling failed during shutdown");
                 Err(error)
             }

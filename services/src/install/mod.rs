@@ -1,0 +1,125 @@
+//! Putting on this machine what is missing: from Debian, Maven Central and PyPI.
+//!
+//! Downloads go to a folder that the next run finds again. Only one process installs at a time, and a
+//! download gets its name when it is complete, so a run that was killed leaves nothing half done.
+
+mod build;
+pub(crate) mod debian;
+pub(crate) mod maven;
+pub(crate) mod python;
+
+pub use build::install_build_tools;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, io};
+
+use crate::{Error, Result};
+
+/// The folder called `name` among the downloads, which `make` fills if this `recipe` has not been
+/// followed yet.
+fn kept(name: &str, recipe: &str, make: impl FnOnce(&Path) -> Result) -> Result<PathBuf> {
+    let cache = cache()?;
+    let mut hasher = DefaultHasher::new();
+    recipe.hash(&mut hasher);
+    let folder = cache.join(format!("{name}-{:016x}", hasher.finish()));
+    if folder.exists() {
+        return Ok(folder);
+    }
+    let _lock = lock()?;
+    if folder.exists() {
+        return Ok(folder); // somebody else did it while this one waited
+    }
+    progress(&format!("installing {name} in {}", folder.display()));
+    let draft = tempfile::Builder::new()
+        .prefix("draft-")
+        .tempdir_in(&cache)
+        .map_err(Error::doing(cache.display()))?;
+    make(draft.path())?;
+    fs::rename(draft.keep(), &folder).map_err(Error::doing(folder.display()))?;
+    Ok(folder)
+}
+
+/// One process installs, the others wait. Ends with the file, also when the process dies.
+fn lock() -> Result<File> {
+    let path = cache()?.join("lock");
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(Error::doing(path.display()))?;
+    file.lock().map_err(Error::doing(path.display()))?;
+    Ok(file)
+}
+
+/// Where downloads are kept.
+fn cache() -> Result<PathBuf> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let folder = variable("STREAMS_SERVICES_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(variable("XDG_CACHE_HOME")?).join("streams-services")))
+        .or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache/streams-services")))
+        .ok_or_else(|| Error::new("no folder for downloads: set STREAMS_SERVICES_CACHE to one"))?;
+    fs::create_dir_all(&folder).map_err(Error::doing(folder.display()))?;
+    // Python's environments know the path they were made at.
+    fs::canonicalize(&folder).map_err(Error::doing(folder.display()))
+}
+
+/// Where a program is. Those of administrators count: servers are often among them.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/bin".into()])
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// Runs it to its end and returns what it printed. The error has the command line and all output.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let line = line(command);
+    let output = command
+        .stdin(std::process::Stdio::null())
+        .output()
+        .map_err(Error::doing(format!("cannot start `{line}`")))?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    text += &String::from_utf8_lossy(&output.stderr);
+    Err(Error::new(format!("`{line}`: {}\n{text}", output.status)))
+}
+
+/// The command line, to be repeated by hand.
+fn line(command: &Command) -> String {
+    let words: Vec<_> = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect();
+    words.join(" ")
+}
+
+/// Told to whoever waits. Standard output belongs to the program.
+pub(crate) fn progress(what: &str) {
+    use io::Write;
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_said_with_the_command_and_its_output() {
+        let error = run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]));
+        let error = error.unwrap_err().to_string();
+        for part in ["`sh -c", "exit status: 3", "out\n", "err\n"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let error = run(&mut Command::new("no-such-program")).unwrap_err();
+        assert!(error.to_string().contains("`no-such-program`"), "{error}");
+    }
+}
