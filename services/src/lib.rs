@@ -1,8 +1,4 @@
 #![doc = include_str!("../README.md")]
-#![cfg_attr(
-    not(all(feature = "proxy", feature = "security")),
-    allow(rustdoc::broken_intra_doc_links)
-)]
 
 mod ask;
 mod error;

@@ -255,3 +255,29 @@ pub(crate) fn with_free_ports<T>(mut start: impl FnMut() -> Result<T>) -> Result
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_a_reason_to_start_anew_and_nothing_else_is() {
+        let mut attempts = 0;
+        let mut start = |error: fn() -> Error, good: usize| {
+            attempts = 0;
+            let started = with_free_ports(|| {
+                attempts += 1;
+                if attempts == good {
+                    Ok(())
+                } else {
+                    Err(error())
+                }
+            });
+            (started.is_ok(), attempts)
+        };
+        let taken = || Error::port_taken("port 1 is taken");
+        assert_eq!(start(taken, 3), (true, 3));
+        assert_eq!(start(taken, usize::MAX), (false, ATTEMPTS));
+        assert_eq!(start(|| Error::new("no such file"), 3), (false, 1));
+    }
+}

@@ -8,7 +8,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::metadata::Metadata;
+use rdkafka::metadata::{Metadata, MetadataBroker, MetadataPartition};
 use streams_services::{Kafka, Service};
 
 /// Long enough for anything on loopback.
@@ -31,7 +31,7 @@ fn ports(metadata: &Metadata) -> Vec<i32> {
     metadata
         .brokers()
         .iter()
-        .map(|broker| broker.port())
+        .map(MetadataBroker::port)
         .collect()
 }
 
@@ -151,10 +151,7 @@ async fn a_cluster_of_three_goes_on_without_a_leader() {
             .topics()
             .iter()
             .find(|topic| topic.name() == "orders");
-        topic?
-            .partitions()
-            .first()
-            .map(|partition| partition.leader())
+        topic?.partitions().first().map(MetadataPartition::leader)
     };
     let first = leader().unwrap();
     kafka.node(usize::try_from(first).unwrap()).kill();

@@ -27,6 +27,7 @@ pub struct Delivery {
 impl Delivery {
     /// A delivery without attempt count, lease or metadata; set what the driver knows.
     #[must_use]
+    #[inline]
     pub fn new(message: Message, token: AckToken) -> Self {
         Self {
             message,
@@ -53,6 +54,7 @@ impl Delivery {
 
     /// Sets the driver's facts.
     #[must_use]
+    #[inline]
     pub fn metadata(mut self, metadata: Arc<dyn Metadata>) -> Self {
         self.metadata = Some(metadata);
         self
@@ -105,6 +107,7 @@ pub struct AckToken(TokenId);
 impl AckToken {
     /// Made by drivers, one for each delivery.
     #[must_use]
+    #[inline]
     pub fn new(partition: u32, epoch: u32, sequence: u64) -> Self {
         Self(TokenId {
             partition,

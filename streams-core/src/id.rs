@@ -41,7 +41,7 @@ impl MessageId {
             "is empty"
         } else if text.len() > 255 {
             "is longer than 255 bytes"
-        } else if text.chars().any(char::is_control) {
+        } else if !is_printable_ascii(text) && text.chars().any(char::is_control) {
             "has a control character"
         } else {
             return Ok(Self(match ArrayString::from(text) {
@@ -63,6 +63,11 @@ impl MessageId {
             Repr::Shared(text) => text,
         }
     }
+}
+
+/// What nearly all identifiers are, found without decoding each character.
+fn is_printable_ascii(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 impl fmt::Display for MessageId {

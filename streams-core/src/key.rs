@@ -82,6 +82,7 @@ impl fmt::Write for Text {
 }
 
 impl From<&[u8]> for Key {
+    #[inline]
     fn from(bytes: &[u8]) -> Self {
         Self(match ArrayVec::try_from(bytes) {
             Ok(inline) => Repr::Inline(inline),

@@ -47,6 +47,7 @@ struct Inner {
 
 impl Message {
     /// Starts a message for `stream`.
+    #[inline]
     pub fn builder(stream: impl IntoStreamName) -> MessageBuilder {
         let (stream, problem) = match stream.into_stream_name() {
             Ok(stream) => (Some(stream), None),
@@ -201,6 +202,7 @@ pub struct MessageBuilder {
 
 impl MessageBuilder {
     /// Sets the identifier; the default is a new UUID version 7.
+    #[inline]
     pub fn id(mut self, id: MessageId) -> Self {
         self.id = Some(id);
         self
@@ -216,12 +218,14 @@ impl MessageBuilder {
     }
 
     /// Sets the key; messages of one key are handled in order.
+    #[inline]
     pub fn key(mut self, key: impl Into<Key>) -> Self {
         self.key = Some(key.into());
         self
     }
 
     /// Sets or takes away the key.
+    #[inline]
     pub fn maybe_key(mut self, key: Option<Key>) -> Self {
         self.key = key;
         self
@@ -234,24 +238,28 @@ impl MessageBuilder {
     }
 
     /// Sets all headers.
+    #[inline]
     pub fn headers(mut self, headers: Headers) -> Self {
         self.headers = headers;
         self
     }
 
     /// Sets the type of the data.
+    #[inline]
     pub fn content_type(mut self, content_type: impl Into<ContentType>) -> Self {
         self.content_type = content_type.into();
         self
     }
 
     /// Sets the data.
+    #[inline]
     pub fn data(mut self, data: impl Into<Bytes>) -> Self {
         self.data = data.into();
         self
     }
 
     /// Sets the time; the default is now.
+    #[inline]
     pub fn time(mut self, time: SystemTime) -> Self {
         self.time = Some(time);
         self
@@ -286,6 +294,7 @@ impl MessageBuilder {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidMessage`] for a bad stream name.
+    #[inline]
     pub fn build_received(self) -> Result<Message> {
         if let Some(problem) = self.problem {
             return Err(problem);

@@ -156,6 +156,7 @@ impl IntoStreamName for StreamName {
 }
 
 impl IntoStreamName for &StreamName {
+    #[inline]
     fn into_stream_name(self) -> Result<StreamName> {
         Ok(self.clone())
     }

@@ -1,13 +1,17 @@
 //! Exactly-once subscriptions: what a handler publishes and its acknowledgement are one.
 
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use streams_chanbuf::Chanbuf;
 use streams_chanbuf::testing::TestBus;
 use streams_core::{
-    AnyDriver, Backoff, Batch, Bus, Context, Driver, ErrorKind, FailurePolicy, HandlerError,
-    Message, NoopWriter, Outcome, Reader, Result, async_trait, dead_letter,
+    AnyDriver, Backoff, Batch, Bus, Capabilities, Context, Delivery, Driver, ErrorKind,
+    FailurePolicy, HandlerError, Message, NoopWriter, Outcome, PartitionListener, ReadOptions,
+    Reader, Received, Result, SettleReport, Settlement, Subscription, TransactionPart, async_trait,
+    dead_letter,
 };
 use tokio::sync::Notify;
 
@@ -213,7 +217,10 @@ async fn what_cannot_be_part_of_the_transaction_is_refused_in_the_handler() {
                 let writer = context.publisher().writer();
                 let fit = output(&context, "");
                 let later = SystemTime::now() + Duration::from_secs(1);
-                let error = writer.write_at(&[fit.clone()], later).await.unwrap_err();
+                let error = writer
+                    .write_at(std::slice::from_ref(&fit), later)
+                    .await
+                    .unwrap_err();
                 assert_eq!(error.failures()[0].1.kind(), ErrorKind::Unsupported);
                 let error = writer.cancel(fit.stream(), fit.id()).await.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -245,24 +252,110 @@ async fn what_cannot_be_part_of_the_transaction_is_refused_in_the_handler() {
 }
 
 /// Chanbuf's reader, said to be able to do less.
-struct Plain(Arc<dyn Reader>, streams_core::Capabilities);
+struct Plain(Arc<dyn Reader>, Capabilities);
 
 #[async_trait]
 impl Reader for Plain {
-    async fn subscribe(
-        &self,
-        options: &streams_core::ReadOptions,
-    ) -> Result<Box<dyn streams_core::Subscription>> {
+    async fn subscribe(&self, options: &ReadOptions) -> Result<Box<dyn Subscription>> {
         self.0.subscribe(options).await
     }
 
-    fn capabilities(&self) -> &streams_core::Capabilities {
+    fn capabilities(&self) -> &Capabilities {
         &self.1
     }
 }
 
+/// Chanbuf's reader, whose transactions do not end.
+struct Stuck(Arc<dyn Reader>, Arc<AtomicUsize>);
+
+struct StuckSubscription(Box<dyn Subscription>, Arc<AtomicUsize>);
+
+#[async_trait]
+impl Reader for Stuck {
+    async fn subscribe(&self, options: &ReadOptions) -> Result<Box<dyn Subscription>> {
+        let subscription = self.0.subscribe(options).await?;
+        Ok(Box::new(StuckSubscription(subscription, self.1.clone())))
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[async_trait]
+impl Subscription for StuckSubscription {
+    async fn receive(&mut self, max: NonZeroUsize, out: &mut Vec<Delivery>) -> Result<Received> {
+        self.0.receive(max, out).await
+    }
+
+    async fn settle(&mut self, settlements: &mut Vec<Settlement>) -> Result<SettleReport> {
+        self.0.settle(settlements).await
+    }
+
+    async fn settle_in_transaction(
+        &mut self,
+        _: &mut Vec<TransactionPart>,
+    ) -> Result<SettleReport> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        std::future::pending().await
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.0.close().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_settled_after_a_transaction_nobody_knows_the_end_of() {
+    let chanbuf = Chanbuf::new();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let reader = Arc::new(Stuck(chanbuf.reader(), attempts.clone()));
+    let bus = Bus::new(AnyDriver::new(reader, chanbuf.writer()));
+    let (begun, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, wait) = (begun.clone(), gate.clone());
+    bus.subscribe_stream("in", move |message: Message, _| {
+        let (tell, wait) = (tell.clone(), wait.clone());
+        async move {
+            if message.data() == "slow" {
+                tell.notify_one();
+                wait.notified().await;
+            }
+        }
+    })
+    .group("g")
+    .exactly_once()
+    .commit_interval(Duration::from_secs(30))
+    .register()
+    .unwrap();
+    bus.start().await.unwrap();
+    let message = |data: &str| {
+        Message::builder("in")
+            .data(data.to_owned())
+            .build()
+            .unwrap()
+    };
+    let batch = [message("quick"), message("slow")];
+    bus.publisher().write(&batch).await.unwrap();
+    begun.notified().await;
+    let shutdown = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.shutdown(Duration::from_secs(60)).await }
+    });
+    // The first transaction is given up; then the slow handler ends, with one of its own to settle.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(attempts.load(Ordering::Relaxed), 1);
+    gate.notify_one();
+    let report = shutdown.await.unwrap();
+    assert_eq!(report.acknowledged(), 2);
+    assert_eq!(
+        attempts.load(Ordering::Relaxed),
+        1,
+        "it would pass over the first"
+    );
+}
+
 struct Listener;
-impl streams_core::PartitionListener for Listener {}
+impl PartitionListener for Listener {}
 
 #[tokio::test]
 async fn what_a_driver_cannot_do_is_refused() {

@@ -26,7 +26,9 @@ impl std::fmt::Display for Counts {
 pub(crate) fn command(options: &Options) -> Result<Counts> {
     let members = workspace::members()?;
     let selected = Selection::new(&members, options)?;
-    streams_services::install_build_tools()?;
+    if selected.talks_to_servers {
+        streams_services::install_build_tools()?;
+    }
     run(cargo(["test", "--all-features", "--no-run"]).args(&selected.arguments))?;
     let mut test = cargo(["test", "--all-features", "--no-fail-fast"]);
     test.args(&selected.arguments);
@@ -68,6 +70,8 @@ struct Selection {
     /// Cargo's.
     arguments: Vec<String>,
     services: Vec<Service>,
+    /// Clients of servers are partly in C.
+    talks_to_servers: bool,
 }
 
 impl Selection {
@@ -95,6 +99,7 @@ impl Selection {
         }
         Ok(Self {
             arguments,
+            talks_to_servers: selected.iter().any(|member| member.services.is_some()),
             services: services::of(selected)?,
         })
     }
@@ -187,6 +192,7 @@ mod tests {
         let all = select(None, false).unwrap();
         assert_eq!(all.arguments, ["--workspace"]);
         assert_eq!(all.services, [Service::Kafka, Service::Postgres]);
+        assert!(all.talks_to_servers);
         let one = select(Some("kafka"), false).unwrap();
         assert_eq!(one.arguments, ["--package=streams-kafka"]);
         assert_eq!(one.services, [Service::Kafka]);
@@ -195,7 +201,7 @@ mod tests {
     #[test]
     fn a_quick_run_needs_no_server() {
         let quick = select(None, true).unwrap();
-        assert!(quick.services.is_empty());
+        assert!(quick.services.is_empty() && !quick.talks_to_servers);
         let excluded = ["kafka", "relay", "services"];
         let excluded = excluded.map(|name| format!("--exclude=streams-{name}"));
         assert_eq!(quick.arguments[1..], excluded);

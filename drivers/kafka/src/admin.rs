@@ -1,17 +1,20 @@
 //! Asking the brokers, and creating and deleting topics.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::Client as NativeClient;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::Offset;
 use streams_core::{Error, ErrorKind, StreamName};
 
+use crate::blocking::{Ended, attempts, blocking};
 use crate::client::Client;
 use crate::config::{Config, DRIVER};
 use crate::context::{ClientEvents, ClientFailure};
@@ -53,6 +56,12 @@ pub(crate) enum Problem {
     NoTokens,
     /// The runtime shuts down.
     Ended,
+}
+
+impl From<Ended> for Problem {
+    fn from(_: Ended) -> Self {
+        Self::Ended
+    }
 }
 
 impl Problem {
@@ -99,7 +108,7 @@ impl Problem {
                 "topics cannot be created or deleted by a client that logs in with OAUTHBEARER; \
                  create them with other credentials or by other means",
             ),
-            Self::Ended => Error::closed("the runtime that runs this driver"),
+            Self::Ended => Ended.into(),
         };
         error.operation(doing).driver(DRIVER)
     }
@@ -127,24 +136,31 @@ impl Admin {
                 client: OnceLock::new(),
             })
         };
-        self.lock().get_or_insert_with(new).clone()
+        let mut current = self.lock();
+        // One that was refused since it was last used: another tells whether it still is.
+        current.take_if(|one| {
+            let failure = one.events.last_failure();
+            failure.is_some_and(|failure| failure.is_authentication_failure())
+        });
+        current.get_or_insert_with(new).clone()
     }
 
     /// Asks on a thread that may block. It fails as soon as the brokers refuse the client.
     async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
-        question: impl FnOnce(&NativeClient<ClientEvents>, Duration) -> KafkaResult<T> + Send + 'static,
+        question: impl Fn(&NativeClient<ClientEvents>, Duration) -> KafkaResult<T> + Send + 'static,
     ) -> Result<T, Problem> {
         let connection = self.connection();
         let (this, used) = (self.clone(), connection.clone());
         let timeout = self.config.connect_timeout;
-        let asking = tokio::task::spawn_blocking(move || {
+        let ask = move |left| {
             let client = used.client(&this.config)?;
-            question(client.producer().client(), timeout)
-        });
+            question(client.producer().client(), left)
+        };
+        let asking = attempts(timeout, ask, is_silence);
         let answer = tokio::select! {
             biased;
-            answer = asking => answer.map_err(|_| Problem::Ended)?,
+            answer = asking => answer?,
             failure = connection.events.refused() => {
                 return Err(self.give_up(&connection, failure));
             }
@@ -156,10 +172,7 @@ impl Admin {
             }
             Err(source) => source,
         };
-        let silent = matches!(
-            code(&source),
-            Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown)
-        );
+        let silent = is_silence(&source);
         Err(match connection.events.last_failure() {
             // A handshake that fails may be a broker that goes down just then, but not for so long.
             Some(failure) if silent && failure.code == Code::SSL => {
@@ -223,10 +236,16 @@ impl Admin {
     ) -> Result<Vec<Option<i64>>, Problem> {
         let partitions = self.partitions(topic).await?;
         let (this, group, topic) = (self.clone(), group.to_owned(), topic.clone());
-        let asking = tokio::task::spawn_blocking(move || {
-            let events = ClientEvents::new(&this.config);
-            let consumer: BaseConsumer<ClientEvents> =
-                this.config.consumer(&group).create_with_context(events)?;
+        let mut consumer: Option<BaseConsumer<ClientEvents>> = None;
+        let ask = move |left| {
+            let consumer = match &consumer {
+                Some(consumer) => consumer,
+                None => {
+                    let events = ClientEvents::new(&this.config);
+                    let config = this.config.consumer(&group);
+                    consumer.insert(config.create_with_context(events)?)
+                }
+            };
             if this.config.security.needs_tokens() {
                 // Serves the request for one.
                 consumer.poll(Duration::from_millis(100));
@@ -235,7 +254,7 @@ impl Admin {
             for partition in (0..).take(partitions) {
                 asked.add_partition(topic.as_str(), partition);
             }
-            let found = consumer.committed_offsets(asked, this.config.connect_timeout)?;
+            let found = consumer.committed_offsets(asked, left)?;
             let mut offsets = vec![None; partitions];
             for element in found.elements() {
                 element.error()?;
@@ -247,9 +266,12 @@ impl Admin {
                 }
             }
             Ok(offsets)
-        });
-        let answer: KafkaResult<_> = asking.await.map_err(|_| Problem::Ended)?;
-        answer.map_err(Problem::of)
+        };
+        let timeout = self.config.connect_timeout;
+        match attempts(timeout, ask, is_silence).await? {
+            Err(source) if is_silence(&source) => Err(Problem::NoAnswer(timeout, None)),
+            answer => answer.map_err(Problem::of),
+        }
     }
 
     /// Creates a topic; `false` says that it was there. It can be used when this returns.
@@ -264,7 +286,11 @@ impl Admin {
             .config
             .iter()
             .fold(new, |new, (name, value)| new.set(name, value));
-        let created = self.admin()?.create_topics([&new], &self.options()).await;
+        let created = self
+            .admin()
+            .await?
+            .create_topics([&new], &self.options())
+            .await;
         let created = match first(created) {
             Ok(()) => true,
             Err(Problem::Failed(source)) if code(&source) == Some(Code::TopicAlreadyExists) => {
@@ -300,7 +326,8 @@ impl Admin {
             Err(problem) => return Err(problem),
         }
         let deleted = self
-            .admin()?
+            .admin()
+            .await?
             .delete_topics(&[topic.as_str()], &self.options())
             .await;
         match first(deleted) {
@@ -312,7 +339,7 @@ impl Admin {
 
     /// The largest batch a topic takes, in bytes; `None` where it cannot be told.
     pub(crate) async fn largest_batch(self: &Arc<Self>, topic: &StreamName) -> Option<usize> {
-        let admin = self.admin().ok()?;
+        let admin = self.admin().await.ok()?;
         let options = AdminOptions::new().request_timeout(Some(SETTINGS_TIMEOUT));
         let asked = [ResourceSpecifier::Topic(topic.as_str())];
         let described = admin.describe_configs(&asked, &options).await;
@@ -340,7 +367,8 @@ impl Admin {
             .operation_timeout(Some(self.config.connect_timeout))
     }
 
-    fn admin(&self) -> Result<&AdminClient<ClientEvents>, Problem> {
+    /// The admin client, made when it is first needed.
+    async fn admin(self: &Arc<Self>) -> Result<&AdminClient<ClientEvents>, Problem> {
         if self.config.security.needs_tokens() {
             return Err(Problem::NoTokens);
         }
@@ -349,11 +377,30 @@ impl Admin {
         }
         let mut config = self.config.admin();
         // Nobody takes its logs, so that they would gather; the other client tells the same.
-        config.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
-        let made = config.create_with_context(ClientEvents::new(&self.config));
-        let admin: AdminClient<ClientEvents> = made.map_err(Problem::Failed)?;
+        config.set_log_level(RDKafkaLogLevel::Emerg);
+        let events = ClientEvents::new(&self.config);
+        let made: KafkaResult<AdminClient<ClientEvents>> =
+            blocking(move || config.create_with_context(events)).await?;
+        let admin = made.map_err(Problem::Failed)?;
         Ok(self.admin.get_or_init(|| admin))
     }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        if let Some(admin) = self.admin.take() {
+            // It waits for its thread. Where none can be started, this one waits.
+            let _ = thread::Builder::new().spawn(move || drop(admin));
+        }
+    }
+}
+
+/// Whether no broker answered, or not in time.
+fn is_silence(source: &KafkaError) -> bool {
+    matches!(
+        code(source),
+        Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown)
+    )
 }
 
 /// What came of the one topic that was asked for.

@@ -162,42 +162,4 @@ fn property_error(config: &Config, source: &KafkaError) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::{Kafka, KafkaBuilder};
-
-    use super::*;
-
-    fn refused(builder: KafkaBuilder) -> String {
-        let error = builder.build().unwrap_err();
-        assert_eq!(error.kind(), streams_core::ErrorKind::InvalidConfig);
-        format!("{error:?}")
-    }
-
-    #[test]
-    fn addresses_are_checked() {
-        for good in [
-            "a",
-            "a:1",
-            "a:9092, b:9093",
-            "[::1]:9092",
-            "::1",
-            "127.0.0.1:65535",
-        ] {
-            assert!(check_brokers(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "a,,b",
-            ":9092",
-            "a:",
-            "a:0",
-            "a:70000",
-            "u:p@a:1",
-            "kafka://a:1",
-            "a b",
-        ] {
-            assert!(check_brokers(bad).is_err(), "{bad}");
-        }
-        assert!(!refused(Kafka::builder("u:hunter2@a:1")).contains("hunter2"));
-    }
-}
+mod tests;

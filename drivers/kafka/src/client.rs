@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::producer::{BaseProducer, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext, PurgeConfig};
 
 /// How soon the thread sees that it is to end. Events it gets at once.
 const WAKE: Duration = Duration::from_millis(100);
@@ -42,6 +42,10 @@ impl<C: ProducerContext + 'static> Client<C> {
             .spawn(move || {
                 while !ended.load(Ordering::Acquire) {
                     served.poll(WAKE);
+                    if served.client().fatal_error().is_some() {
+                        // It sends nothing more: those who wait need not wait for their timeouts.
+                        served.purge(PurgeConfig::default().queue().inflight());
+                    }
                 }
             })
             .map_err(|error| KafkaError::ClientCreation(format!("no thread: {error}")))?;

@@ -104,6 +104,11 @@ impl ClientEvents {
         });
     }
 
+    /// A text of the client library's without secrets.
+    pub(crate) fn hide(&self, text: &str) -> String {
+        self.0.secrets.hide(text)
+    }
+
     /// A token, where the application gives them.
     pub(crate) fn token(&self) -> Result<OAuthToken, Box<dyn StdError>> {
         self.0.security.token()

@@ -283,3 +283,6 @@ impl Drop for Waiting<'_> {
         self.0.lock().waiting -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests;

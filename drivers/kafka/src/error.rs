@@ -11,7 +11,7 @@ pub(crate) fn error(source: &KafkaError, doing: &'static str) -> Error {
     let (kind, message) = match source {
         KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) | KafkaError::Nul(_) => (
             ErrorKind::InvalidConfig,
-            "the client does not take these settings; see the cause",
+            "the client does not take a setting; correct it, or leave it out",
         ),
         KafkaError::Canceled => (
             ErrorKind::Closed,
@@ -27,7 +27,11 @@ pub(crate) fn error(source: &KafkaError, doing: &'static str) -> Error {
         Some(code) => error.with("code", format_args!("{code:?}")),
         None => error,
     };
-    error.source(source.clone())
+    match source {
+        // It holds the value, which may be a secret.
+        KafkaError::ClientConfig(_, _, property, _) => error.with("property", property),
+        other => error.source(other.clone()),
+    }
 }
 
 /// The code of an error, also where the client's own accessor leaves it out.

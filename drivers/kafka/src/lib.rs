@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod admin;
+mod blocking;
 mod check;
 mod client;
 mod commits;
@@ -24,6 +25,7 @@ mod start;
 mod targets;
 mod topics;
 mod transactions;
+mod url;
 mod writer;
 
 use std::fmt;
@@ -215,7 +217,7 @@ impl Driver for Kafka {
 
 impl OpenDriver for Kafka {
     const SCHEMES: &'static [&'static str] = &["kafka"];
-    const PARAMETERS: &'static [&'static str] = config::PARAMETERS;
+    const PARAMETERS: &'static [&'static str] = url::PARAMETERS;
 
     async fn open(url: &DriverUrl) -> Result<Self> {
         KafkaBuilder::from_url(url)?.build()

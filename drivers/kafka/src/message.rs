@@ -110,23 +110,17 @@ impl Decoder {
                 };
                 match header.key {
                     MESSAGE_ID if id.is_none() => {
-                        id = text(&header).and_then(|t| MessageId::new(t).ok())
+                        id = text(&header).and_then(|t| MessageId::new(t).ok());
                     }
-                    CONTENT_TYPE if content_type.is_none() => content_type = text(&header),
+                    CONTENT_TYPE if content_type.is_none() => {
+                        content_type = self.content_type(&header);
+                    }
                     MESSAGE_ID | CONTENT_TYPE => {}
                     name if name.starts_with(FACTS) || name.is_empty() => {}
                     name => headers.append(name, header.value.unwrap_or_default()),
                 }
             }
         }
-        let content_type = match content_type {
-            Some(same) if same == self.content_type.as_str() => self.content_type.clone(),
-            Some(other) => {
-                self.content_type = ContentType::new(other);
-                self.content_type.clone()
-            }
-            None => ContentType::BYTES,
-        };
         let id = match id {
             Some(id) => id,
             None => derived_id(&self.stream, record.partition(), record.offset())?,
@@ -135,7 +129,7 @@ impl Decoder {
             .id(id)
             .maybe_key(record.key().map(Key::from))
             .headers(headers)
-            .content_type(content_type)
+            .content_type(content_type.unwrap_or(ContentType::BYTES))
             .data(
                 record
                     .payload()
@@ -145,6 +139,16 @@ impl Decoder {
             message = message.time(from_unix_millis(millis));
         }
         message.build_received()
+    }
+}
+
+impl Decoder {
+    /// The type a header names: mostly that of the record before.
+    fn content_type(&mut self, header: &Header<'_, &[u8]>) -> Option<ContentType> {
+        if header.value != Some(self.content_type.as_str().as_bytes()) {
+            self.content_type = ContentType::new(text(header)?);
+        }
+        Some(self.content_type.clone())
     }
 }
 

@@ -12,11 +12,13 @@ use crate::{Kafka, KafkaControl};
 
 /// How often positions are committed unless set otherwise.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+/// What the client may hold of a partition unless set otherwise, in bytes.
+const PREFETCH: usize = 8 << 20;
 
 /// Options of one subscription.
 ///
 /// By name, as from a configuration file: `commit_interval_ms`, `partitions` (such as `0,3`),
-/// `until_end`, `instance_id`, `statistics_interval_ms`, and those of the Go services:
+/// `until_end`, `instance_id`, `statistics_interval_ms`, `prefetch_bytes`, and those of the Go services:
 /// `kafka-group-id`, `kafka-partition-id`, `kafka-init-offset`.
 ///
 /// ```
@@ -35,6 +37,7 @@ pub struct KafkaOptions {
     until_end: bool,
     instance_id: Option<String>,
     statistics_interval: Option<Duration>,
+    prefetch: Option<usize>,
     control: Option<KafkaControl>,
 }
 
@@ -83,6 +86,15 @@ impl KafkaOptions {
         self
     }
 
+    /// Sets how many bytes the client may hold of each partition that nobody has asked for yet; the
+    /// default is 8 MiB. It is rounded down to KiB. Together with what is in flight this bounds the
+    /// memory of a subscription whose handlers are slow. The last fetch may go over it by
+    /// `fetch.message.max.bytes`, 1 MiB.
+    pub fn prefetch(mut self, bytes: usize) -> Self {
+        self.prefetch = Some(bytes);
+        self
+    }
+
     /// Ties a handle to the subscription, to seek, pause and ask for positions while it runs.
     pub fn control(mut self, control: &KafkaControl) -> Self {
         self.control = Some(control.clone());
@@ -102,6 +114,7 @@ const ARGUMENTS: &[&str] = &[
     "until_end",
     "instance_id",
     "statistics_interval_ms",
+    "prefetch_bytes",
     "kafka-group-id",
     "kafka-partition-id",
     "kafka-init-offset",
@@ -117,6 +130,7 @@ pub(crate) struct Plan {
     pub(crate) until_end: bool,
     pub(crate) instance_id: Option<String>,
     pub(crate) statistics_interval: Duration,
+    pub(crate) prefetch: usize,
     pub(crate) control: Option<KafkaControl>,
     pub(crate) exactly_once: bool,
 }
@@ -137,6 +151,7 @@ impl Plan {
             until_end: own.until_end,
             instance_id: own.instance_id,
             statistics_interval: own.statistics_interval.unwrap_or(Duration::from_secs(5)),
+            prefetch: own.prefetch.unwrap_or(PREFETCH),
             control: own.control,
             exactly_once: options.exactly_once,
         };
@@ -213,6 +228,9 @@ impl Plan {
         if self.commit_interval > Duration::from_secs(3600) {
             return bad("the commit interval is longer than an hour; use less".to_owned());
         }
+        if !(1 << 10..=2 << 30).contains(&self.prefetch) {
+            return bad("the prefetch is out of range; use 1 KiB to 2 GiB".to_owned());
+        }
         match &self.group {
             Some(_) if self.partitions.is_some() => bad(
                 "the members of a group share the partitions out among themselves; leave out the \
@@ -243,6 +261,9 @@ impl KafkaOptions {
         }
         if let Some(millis) = arguments.parse("statistics_interval_ms")? {
             self.statistics_interval = Some(Duration::from_millis(millis));
+        }
+        if let Some(bytes) = arguments.parse("prefetch_bytes")? {
+            self.prefetch = Some(bytes);
         }
         if let Some(text) = arguments.argument("partitions") {
             let numbers: Result<_, _> = text.split(',').map(|n| n.trim().parse::<u32>()).collect();
@@ -313,6 +334,7 @@ mod tests {
             (&[("kafka-init-offset", "-3")], None, "offset such as"),
             (&[("statistics_interval_ms", "5")], None, "100 ms"),
             (&[("commit_interval_ms", "99999999999")], None, "an hour"),
+            (&[("prefetch_bytes", "10")], None, "1 KiB"),
             (&[("no_such", "1")], None, "no_such"),
         ] {
             let error = options(arguments, group).unwrap_err().to_string();

@@ -39,6 +39,14 @@ const OWNED: &[(&str, &str)] = &[
         "isolation.level",
         "the reader needs to see committed messages only",
     ),
+    (
+        "queued.max.messages.kbytes",
+        "set it with the subscription's `KafkaOptions::prefetch`",
+    ),
+    (
+        "statistics.interval.ms",
+        "set it with the subscription's `KafkaOptions::statistics_interval`",
+    ),
     ("transactional.id", "use `transactional_id`"),
     ("transaction.timeout.ms", "use `transaction_timeout`"),
     (
@@ -108,7 +116,6 @@ const OF_CONSUMERS: &[&str] = &[
     "max.partition.fetch.bytes",
     "max.poll.interval.ms",
     "partition.assignment.strategy",
-    "queued.max.messages.kbytes",
     "queued.min.messages",
     "session.timeout.ms",
 ];

@@ -8,8 +8,8 @@ use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
-use streams_core::{Error, Message, Result};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use streams_core::{Message, Result};
 
 use crate::client::Client;
 use crate::config::Config;
@@ -56,6 +56,12 @@ impl Publisher {
         self.client.producer()
     }
 
+    /// Why it can send nothing more, where that is so.
+    pub(crate) fn fatal_error(&self) -> Option<(KafkaError, String)> {
+        let (code, reason) = self.producer().client().fatal_error()?;
+        Some((KafkaError::Global(code), self.events.hide(&reason)))
+    }
+
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(self.producer(), other.producer())
     }
@@ -81,7 +87,7 @@ impl Publisher {
     }
 
     fn send_one(&self, message: &Message, number: usize) {
-        let failure = match self.record(message, number) {
+        let failure = match record(message, number) {
             Err(error) => Failure::Refused(error),
             Ok(record) => match self.producer().send(record) {
                 Ok(()) => return,
@@ -90,24 +96,21 @@ impl Publisher {
         };
         self.deliveries.report(number, Some(failure));
     }
+}
 
-    fn record<'a>(
-        &self,
-        message: &'a Message,
-        number: usize,
-    ) -> Result<BaseRecord<'a, [u8], [u8], usize>, Error> {
-        let mut record = BaseRecord::with_opaque_to(message.stream().as_str(), number)
-            .headers(to_headers(message)?)
-            .timestamp(to_timestamp(message)?);
-        // Without data it is a tombstone: its value is null.
-        if !message.data().is_empty() {
-            record = record.payload(&message.data()[..]);
-        }
-        if let Some(key) = message.key() {
-            record = record.key(key.as_bytes());
-        }
-        Ok(record)
+/// The record of a message, sent under this number.
+fn record(message: &Message, number: usize) -> Result<BaseRecord<'_, [u8], [u8], usize>> {
+    let mut record = BaseRecord::with_opaque_to(message.stream().as_str(), number)
+        .headers(to_headers(message)?)
+        .timestamp(to_timestamp(message)?);
+    // Without data it is a tombstone: its value is null.
+    if !message.data().is_empty() {
+        record = record.payload(&message.data()[..]);
     }
+    if let Some(key) = message.key() {
+        record = record.key(key.as_bytes());
+    }
+    Ok(record)
 }
 
 /// Messages that were given to the client.

@@ -161,6 +161,9 @@ fn client_config(inner: &Inner, plan: &Plan) -> rdkafka::ClientConfig {
         .set("enable.auto.offset.store", "false")
         // Also for positions the topic no longer keeps: nothing that is there is skipped.
         .set("auto.offset.reset", "earliest")
+        .set("queued.max.messages.kbytes", (plan.prefetch >> 10).to_string())
+        // How soon the client looks whether there is room again to fetch; by default it is a second.
+        .set("fetch.queue.backoff.ms", "5")
         .set("enable.partition.eof", plan.until_end.to_string())
         .set(
             "statistics.interval.ms",

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rdkafka::error::KafkaError;
 use streams_core::StreamName;
 
 use crate::admin::Problem;
+use crate::blocking::blocking;
 use crate::config::Config;
 use crate::publisher::Publisher;
 use crate::topics::Topics;
@@ -115,13 +115,12 @@ impl Targets {
             return Ok(publisher.clone());
         }
         let config = self.config.clone();
-        let started = tokio::task::spawn_blocking(move || {
+        let started = blocking(move || {
             let mut client = config.producer();
             client.set("batch.size", batch_size.to_string());
             Publisher::start(&config, &client)
         });
-        let started: Result<Publisher, KafkaError> = started.await.map_err(|_| Problem::Ended)?;
-        let publisher = started.map_err(Problem::Failed)?;
+        let publisher = started.await?.map_err(Problem::Failed)?;
         publishers.insert(batch_size, publisher.clone());
         Ok(publisher)
     }

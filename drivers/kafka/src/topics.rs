@@ -226,6 +226,8 @@ pub(crate) fn check_name(topic: &StreamName) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use streams_core::ErrorKind;
+
     use super::*;
 
     #[test]

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::producer::{BaseProducer, Producer};
 use streams_core::{Error, ErrorKind, Message, Result};
 
+use crate::blocking::{Ended, attempts, blocking};
 use crate::config::{Config, DRIVER};
 use crate::deliveries::{Failure, Item};
 use crate::error::error;
@@ -62,7 +63,7 @@ impl TransactionalProducer {
     pub(crate) async fn open(config: &Arc<Config>, topics: &Topics, id: &str) -> Result<Self> {
         const DOING: &str = "open a transactional producer";
         let (used, client) = (config.clone(), config.transactional_producer(id));
-        let publisher = on_blocking_thread(move || Publisher::start(&used, &client))
+        let publisher = blocking(move || Publisher::start(&used, &client))
             .await?
             .map_err(|source| error(&source, DOING))?;
         let shared = Shared {
@@ -75,7 +76,7 @@ impl TransactionalProducer {
         let timeout = config.connect_timeout;
         let opened = tokio::select! {
             biased;
-            opened = shared.call(timeout, move |producer, left| producer.init_transactions(left)) => opened?,
+            opened = shared.call(timeout, Producer::init_transactions) => opened?,
             failure = shared.publisher.events().refused() => return Err(failure.error(DOING)),
         };
         match opened {
@@ -131,7 +132,7 @@ impl TransactionalProducer {
             drop(turn);
             result
         });
-        running.await.map_err(|_| ended())?
+        running.await.map_err(|_| Ended)?
     }
 
     /// Whether it can do nothing more.
@@ -204,7 +205,7 @@ impl Shared {
                 return Err(self.end(until, &source, "settle in a transaction").await);
             }
         }
-        let committed = self.call_until(until, |producer, left| producer.commit_transaction(left));
+        let committed = self.call_until(until, Producer::commit_transaction);
         match committed.await? {
             Ok(()) => Ok(()),
             Err(source) if matches!(Next::after(&source), Next::Again) => {
@@ -282,7 +283,7 @@ impl Shared {
     async fn abort(&self, until: Instant) -> bool {
         // What time is left may be none, and giving up needs some.
         let until = until.max(Instant::now() + self.config.connect_timeout);
-        let aborted = self.call_until(until, |producer, left| producer.abort_transaction(left));
+        let aborted = self.call_until(until, Producer::abort_transaction);
         let is_aborted = matches!(aborted.await, Ok(Ok(())));
         if !is_aborted {
             self.finish();
@@ -310,30 +311,9 @@ impl Shared {
         call: impl Fn(&BaseProducer<Context>, Duration) -> KafkaResult<()> + Send + 'static,
     ) -> Result<KafkaResult<()>> {
         let producer = self.publisher.producer().clone();
-        on_blocking_thread(move || {
-            let until = Instant::now() + timeout;
-            loop {
-                let left = until.saturating_duration_since(Instant::now());
-                match call(&producer, left) {
-                    Err(source)
-                        if matches!(Next::after(&source), Next::Again)
-                            && Instant::now() < until => {}
-                    other => return other,
-                }
-            }
-        })
-        .await
+        let may_go_on = |source: &KafkaError| matches!(Next::after(source), Next::Again);
+        Ok(attempts(timeout, move |left| call(&producer, left), may_go_on).await?)
     }
-}
-
-async fn on_blocking_thread<T: Send + 'static>(
-    call: impl FnOnce() -> T + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(call).await.map_err(|_| ended())
-}
-
-fn ended() -> Error {
-    Error::closed("the runtime that runs this driver").driver(DRIVER)
 }
 
 fn finished() -> Error {
@@ -345,3 +325,6 @@ fn finished() -> Error {
     .driver(DRIVER)
     .retryable(true)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use streams_core::{
     Capabilities, Error, ErrorKind, Message, Result, StreamName, WriteError, Writer, async_trait,
 };
@@ -134,8 +134,7 @@ impl<'a> Write<'a> {
         if !too_large.is_empty() {
             let groups = self.smaller_groups(too_large).await;
             for item in self.send(groups, pass).await {
-                let source =
-                    rdkafka::error::KafkaError::MessageProduction(Code::MessageSizeTooLarge);
+                let source = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
                 self.fail(item.index, error(&source, "write"));
             }
         }
@@ -204,7 +203,6 @@ impl<'a> Write<'a> {
                     }
                     Failure::Client(source) => source,
                 };
-                let topic = self.batch[index].stream();
                 match code(&source) {
                     Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) => {
                         let item = items.iter().find(|item| item.index == index).copied();
@@ -215,27 +213,37 @@ impl<'a> Write<'a> {
                     }
                     Some(
                         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition,
-                    ) => {
-                        self.inner.targets.forget(topic);
+                    ) => self.inner.targets.forget(self.batch[index].stream()),
+                    Some(Code::Fatal | Code::PurgeQueue | Code::PurgeInflight) => {
+                        self.inner.targets.discard(&target.publisher).await;
                     }
-                    Some(Code::Fatal) => self.inner.targets.discard(&target.publisher).await,
                     _ => {}
                 }
-                let mut error = error(&source, "write");
-                if error.kind() == ErrorKind::Timeout {
-                    error = error.with(
-                        "delivery_timeout",
-                        format_args!("{:?}", self.inner.config.delivery_timeout),
-                    );
-                    if let Some(last) = target.publisher.events().last_failure() {
-                        error = error.with("last_failure", last.reason);
-                    }
-                }
-                self.fail(index, error);
+                self.fail(index, self.failure(&target, &source));
             }
         }
         too_large.sort_by_key(|item: &Item| item.index);
         too_large
+    }
+
+    /// Why the client or the brokers did not write a message.
+    fn failure(&self, target: &Target, source: &KafkaError) -> Error {
+        if let Some((source, reason)) = target.publisher.fatal_error() {
+            let error = error(&source, "write").with("reason", reason);
+            // Another producer takes its place.
+            let is_retryable = error.kind() != ErrorKind::Permission;
+            return error.retryable(is_retryable);
+        }
+        let error = error(source, "write");
+        if error.kind() != ErrorKind::Timeout {
+            return error;
+        }
+        let timeout = self.inner.config.delivery_timeout;
+        let error = error.with("delivery_timeout", format_args!("{timeout:?}"));
+        match target.publisher.events().last_failure() {
+            Some(last) => error.with("last_failure", last.reason),
+            None => error,
+        }
     }
 
     /// What was refused as too large, to be sent in smaller batches.

@@ -20,7 +20,7 @@ pub(crate) struct Jars {
     pub(crate) artifacts: &'static [&'static str],
     /// `group:name:version` of lists of versions, which decide over those that the packages ask for.
     pub(crate) versions: &'static [&'static str],
-    /// A program of our own on top: name and text of the file.
+    /// A class of our own on top: its name and text.
     pub(crate) source: Option<(&'static str, &'static str)>,
 }
 
@@ -86,14 +86,10 @@ pub(crate) fn java(jars: &Path, mebibytes: u32, place: &Path) -> Command {
         .arg("-XX:+ExitOnOutOfMemoryError")
         .arg("-XX:-UsePerfData")
         .arg(format!("-Djava.io.tmpdir={}", place.display()))
+        .arg("-XX:+IgnoreUnrecognizedVMOptions")
         .arg("-cp")
-        .arg(class_path(jars));
+        .arg(jars.join("*"));
     java
-}
-
-fn class_path(folder: &Path) -> String {
-    let folder = folder.display();
-    format!("{folder}:{folder}/*")
 }
 
 fn download(pom: &str, folder: &Path) -> Result {
@@ -109,13 +105,18 @@ fn download(pom: &str, folder: &Path) -> Result {
     run(&mut maven).map(drop)
 }
 
-fn compile(name: &str, text: &str, folder: &Path) -> Result {
+/// Adds a jar with one class.
+fn compile(class: &str, text: &str, folder: &Path) -> Result {
     debian::require("javac", "default-jdk-headless")?;
-    let file = folder.join(name);
+    let file = folder.join(format!("{class}.java"));
     fs::write(&file, text).map_err(Error::doing(file.display()))?;
     let mut javac = Command::new("javac");
-    javac.arg("-cp").arg(class_path(folder));
-    run(javac.arg("-d").arg(folder).arg(file)).map(drop)
+    javac.arg("-cp").arg(folder.join("*"));
+    run(javac.arg("-d").arg(folder).arg(file))?;
+    let mut jar = Command::new("jar");
+    jar.current_dir(folder)
+        .args(["--create", "--file", "own.jar", &format!("{class}.class")]);
+    run(&mut jar).map(drop)
 }
 
 fn check_java() -> Result {

@@ -19,33 +19,62 @@ use std::{env, io};
 
 use crate::{Error, Result};
 
+/// What unfinished downloads are called.
+const DRAFT: &str = "draft-";
+
 /// The folder called `name` among the downloads, which `make` fills if this `recipe` has not been
 /// followed yet.
-fn kept(name: &str, recipe: &str, make: impl FnOnce(&Path) -> Result) -> Result<PathBuf> {
-    let cache = cache()?;
+pub(crate) fn kept(
+    name: &str,
+    recipe: &str,
+    make: impl FnOnce(&Path) -> Result,
+) -> Result<PathBuf> {
+    kept_in(&cache()?, name, recipe, make)
+}
+
+fn kept_in(
+    cache: &Path,
+    name: &str,
+    recipe: &str,
+    make: impl FnOnce(&Path) -> Result,
+) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     recipe.hash(&mut hasher);
     let folder = cache.join(format!("{name}-{:016x}", hasher.finish()));
     if folder.exists() {
         return Ok(folder);
     }
-    let _lock = lock()?;
+    let _lock = lock_in(cache)?;
     if folder.exists() {
         return Ok(folder); // somebody else did it while this one waited
     }
     progress(&format!("installing {name} in {}", folder.display()));
+    remove_drafts(cache);
     let draft = tempfile::Builder::new()
-        .prefix("draft-")
-        .tempdir_in(&cache)
+        .prefix(DRAFT)
+        .tempdir_in(cache)
         .map_err(Error::doing(cache.display()))?;
     make(draft.path())?;
     fs::rename(draft.keep(), &folder).map_err(Error::doing(folder.display()))?;
     Ok(folder)
 }
 
-/// One process installs, the others wait. Ends with the file, also when the process dies.
+/// Those of a process that was killed: who asks has the lock, so nobody is at work.
+fn remove_drafts(cache: &Path) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(DRAFT) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn lock() -> Result<File> {
-    let path = cache()?.join("lock");
+    lock_in(&cache()?)
+}
+
+/// One process installs, the others wait. Ends with the file, also when the process dies.
+fn lock_in(cache: &Path) -> Result<File> {
+    let path = cache.join("lock");
     let file = File::options()
         .create(true)
         .append(true)
@@ -110,7 +139,43 @@ pub(crate) fn progress(what: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
     use super::*;
+
+    #[test]
+    fn many_that_want_the_same_download_it_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let downloads = AtomicUsize::new(0);
+        let want = || {
+            kept_in(cache.path(), "x", "x 1", |folder| {
+                downloads.fetch_add(1, Ordering::Relaxed);
+                fs::write(folder.join("file"), "text").map_err(Error::doing("file"))
+            })
+            .unwrap()
+        };
+        thread::scope(|scope| {
+            let wants: Vec<_> = (0..8).map(|_| scope.spawn(want)).collect();
+            for folder in wants.into_iter().map(|want| want.join().unwrap()) {
+                assert!(folder.join("file").exists());
+            }
+        });
+        assert_eq!(downloads.into_inner(), 1);
+    }
+
+    #[test]
+    fn what_failed_or_was_killed_leaves_nothing_and_another_recipe_is_another_folder() {
+        let cache = tempfile::tempdir().unwrap();
+        let cache = cache.path();
+        fs::create_dir(cache.join("draft-of-a-dead-process")).unwrap();
+        kept_in(cache, "x", "x 1", |_| Err(Error::new("no network"))).unwrap_err();
+        let left: Vec<_> = fs::read_dir(cache).unwrap().collect();
+        assert_eq!(left.len(), 1, "only the lock: {left:?}");
+        let first = kept_in(cache, "x", "x 1", |_| Ok(())).unwrap();
+        let second = kept_in(cache, "x", "x 2", |_| Ok(())).unwrap();
+        assert_ne!(first, second);
+    }
 
     #[test]
     fn what_fails_is_said_with_the_command_and_its_output() {

@@ -1,13 +1,16 @@
 //! Apache Kafka, one node or several, each broker and controller in one process.
 
+mod archive;
 mod node;
 mod properties;
 #[cfg(feature = "security")]
 mod security;
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
+use archive::Archive;
 use node::Node;
 #[cfg(feature = "security")]
 pub use security::Security;
@@ -260,6 +263,10 @@ impl KafkaBuilder {
     pub fn start(&self) -> Result<Kafka> {
         self.check()?;
         let jars = node::JARS.folder()?;
+        self.launch(&jars, &Archive::of(&jars)?)
+    }
+
+    fn launch(&self, jars: &Path, archive: &Archive) -> Result<Kafka> {
         with_free_ports(|| {
             let places: Vec<_> = (0..self.nodes)
                 .map(|_| Place::new("kafka", node::PORTS))
@@ -280,7 +287,8 @@ impl KafkaBuilder {
                 .map(|(index, (place, properties))| {
                     let node = Node {
                         id: properties::id(index),
-                        jars: jars.clone(),
+                        jars: jars.to_owned(),
+                        archive: archive.clone(),
                         heap,
                         properties,
                         cluster_id: cluster_id.clone(),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::archive::Archive;
 use crate::install::maven::{self, Jars};
 use crate::install::run;
 use crate::place::Place;
@@ -44,6 +45,7 @@ appender.out.layout.pattern=%d{HH:mm:ss.SSS} %-5p %c{1}: %m%n
 pub(super) struct Node {
     pub(super) id: usize,
     pub(super) jars: PathBuf,
+    pub(super) archive: Archive,
     /// In mebibytes.
     pub(super) heap: u32,
     /// All of `server.properties`.
@@ -71,6 +73,7 @@ impl Recipe for Node {
         place.write("log4j2.properties", LOG)?;
         let mut format = maven::java(&self.jars, 128, place.folder());
         format
+            .args(self.archive.option_to_read())
             .args(["-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool"])
             .args(["format", "--cluster-id", &self.cluster_id, "--config"])
             .arg(properties);
@@ -82,7 +85,8 @@ impl Recipe for Node {
 
     fn command(&self, place: &Place) -> Result<Command> {
         let mut java = maven::java(&self.jars, self.heap, place.folder());
-        java.arg("-Dlog4j2.configurationFile=log4j2.properties")
+        java.args(self.archive.option())
+            .arg("-Dlog4j2.configurationFile=log4j2.properties")
             .args(["kafka.Kafka", "server.properties"]);
         Ok(java)
     }

@@ -12,13 +12,14 @@ const JARS: Jars = Jars {
     artifacts: &["software.amazon.dynamodb:DynamoDBLocal:3.3.1"],
     // Maven Central lacks parts of the version it asks for.
     versions: &["software.amazon.awssdk:bom:2.54.15"],
-    source: Some(("Loopback.java", include_str!("Loopback.java"))),
+    source: Some(("Loopback", include_str!("Loopback.java"))),
     ..Jars::new("dynamodb")
 };
 
 /// DynamoDB Local, with Streams, on disk. It takes any credentials, and has one set of tables for all
 /// of them. Amazon's licence allows to use it, and not to redistribute it.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct DynamoDb {}
 
 impl DynamoDb {

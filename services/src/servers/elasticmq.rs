@@ -15,6 +15,7 @@ const JARS: Jars = Jars {
 /// ElasticMQ, which imitates Amazon's SQS, in memory: a restart empties it. It takes any credentials.
 /// The fastest of its kind, so the one to measure with.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct ElasticMq {}
 
 impl ElasticMq {

@@ -9,6 +9,7 @@ use crate::{Result, ask};
 
 /// etcd, one member.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Etcd {}
 
 impl Etcd {

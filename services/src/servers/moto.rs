@@ -12,6 +12,7 @@ const REQUIREMENTS: [&str; 1] = ["moto[server,sqs,sns]==5.2.1"];
 /// moto, which imitates Amazon's SQS and SNS, in memory: a restart empties it. It takes any
 /// credentials. Right for correctness, too slow to measure anything.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Moto {}
 
 impl Moto {

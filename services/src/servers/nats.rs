@@ -9,6 +9,7 @@ use crate::{Result, ask};
 
 /// NATS with JetStream.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Nats {}
 
 impl Nats {

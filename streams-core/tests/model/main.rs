@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::World;
 
 /// Schedules in an ordinary run, over all tests of this file.
-const SCHEDULES: u64 = 16_000;
+const SCHEDULES: u64 = 10_000;
 
 #[test]
 fn positional_driver() {

@@ -23,6 +23,13 @@ impl Partitions {
         self.0.get(&assignment) == Some(&State::Ready)
     }
 
+    /// The assignment of a partition that has not ended.
+    fn held(&self, partition: u32) -> Option<Assignment> {
+        let live = self.0.iter().filter(|(_, state)| **state != State::Ended);
+        live.map(|(one, _)| *one)
+            .find(|one| one.partition == partition)
+    }
+
     /// Whether each that was announced has ended.
     pub(crate) fn all_ended(&self) -> bool {
         self.0.values().all(|state| *state == State::Ended)
@@ -46,6 +53,13 @@ impl Listener {
 #[async_trait]
 impl PartitionListener for Listener {
     async fn assigned(&self, partitions: &[Assignment]) -> Result<()> {
+        for one in partitions {
+            let record = &mut self.0.lock().record;
+            let held = record.partitions.held(one.partition);
+            record.expect(held.is_none(), || {
+                format!("{one:?} while there is {held:?}")
+            });
+        }
         self.go_to(partitions, &[None], State::Assigning);
         self.0.dawdle(Duration::from_millis(200)).await;
         if self.0.chance(self.0.plan.listener_fails) {

@@ -1,10 +1,10 @@
 //! Dropped writes, flushing and closing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use streams_core::{Driver as _, ErrorKind};
+use tokio::sync::watch;
 
 use crate::support::{PATIENCE, assert_once, brokers, numbered, read, settings, topic};
 
@@ -29,10 +29,16 @@ async fn a_dropped_write_leaks_no_room_and_a_flush_waits_for_it() {
             }
         }
     }
-    tokio::time::timeout(PATIENCE, writer.flush()).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, writer.flush())
+        .await
+        .unwrap()
+        .unwrap();
     // What was sent is there once the flush is over.
     let before = read(&brokers().await, &topic).await.len();
-    tokio::time::timeout(PATIENCE, writer.write(&batch)).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, writer.write(&batch))
+        .await
+        .unwrap()
+        .unwrap();
     let after = read(&brokers().await, &topic).await.len();
     assert_eq!(after - before, 200);
 }
@@ -42,7 +48,7 @@ async fn closing_writes_what_was_accepted_and_refuses_the_rest() {
     let kafka = settings().await.queue_messages(100).build().unwrap();
     let topic = topic(&kafka, "closing", 2).await;
     let writer = kafka.writer();
-    let written = Arc::new(AtomicUsize::new(0));
+    let written = Arc::new(watch::Sender::new(0));
     let tasks: Vec<_> = (0..20)
         .map(|task| {
             let (writer, topic, written) = (writer.clone(), topic.clone(), written.clone());
@@ -52,7 +58,7 @@ async fn closing_writes_what_was_accepted_and_refuses_the_rest() {
                     let number = n * 20 + task;
                     match writer.write(&[numbered(&topic, None, number)]).await {
                         Ok(()) => {
-                            written.fetch_add(1, Ordering::Relaxed);
+                            written.send_modify(|written| *written += 1);
                             numbers.push(number);
                         }
                         Err(error) => {
@@ -65,15 +71,22 @@ async fn closing_writes_what_was_accepted_and_refuses_the_rest() {
             })
         })
         .collect();
-    while written.load(Ordering::Relaxed) < 500 {
-        tokio::task::yield_now().await;
-    }
+    let mut enough = written.subscribe();
+    let enough = enough.wait_for(|written| *written >= 500);
+    tokio::time::timeout(PATIENCE, enough)
+        .await
+        .unwrap()
+        .unwrap();
     let closes = (0..3).map(|_| {
         let writer = writer.clone();
         tokio::spawn(async move { writer.close().await })
     });
     for close in closes.collect::<Vec<_>>() {
-        tokio::time::timeout(PATIENCE, close).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, close)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
     }
     let mut accepted = Vec::new();
     for task in tasks {
@@ -82,15 +95,26 @@ async fn closing_writes_what_was_accepted_and_refuses_the_rest() {
     assert_once(&read(&brokers().await, &topic).await, accepted);
     writer.close().await.unwrap();
     writer.flush().await.unwrap();
-    let error = writer.write_in_transaction(&[numbered(&topic, None, 0)]).await.unwrap_err();
+    let error = writer
+        .write_in_transaction(&[numbered(&topic, None, 0)])
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
     // Another writer of the driver is not closed.
-    kafka.writer().write(&[numbered(&topic, None, 0)]).await.unwrap();
+    kafka
+        .writer()
+        .write(&[numbered(&topic, None, 0)])
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn closing_waits_for_writes_nobody_waits_for() {
-    let kafka = settings().await.linger(Duration::from_millis(300)).build().unwrap();
+    let kafka = settings()
+        .await
+        .linger(Duration::from_millis(300))
+        .build()
+        .unwrap();
     let topic = topic(&kafka, "unawaited", 1).await;
     let writer = kafka.writer();
     writer.write(&[numbered(&topic, None, 0)]).await.unwrap();

@@ -87,7 +87,10 @@ async fn a_limit_lowered_later_refuses_only_what_is_larger() {
     let kafka = settings().await.build().unwrap();
     let topic = topic_with(&kafka, "lowered", &NewTopics::new(2)).await;
     let writer = kafka.writer();
-    writer.write(&[numbered(&topic, Some("before"), 1000)]).await.unwrap();
+    writer
+        .write(&[numbered(&topic, Some("before"), 1000)])
+        .await
+        .unwrap();
     lower(&brokers().await, &topic).await;
 
     let batch = batch(&topic);
@@ -97,13 +100,17 @@ async fn a_limit_lowered_later_refuses_only_what_is_larger() {
         let kind = error.kind();
         let is_large = batch[*index].data().len() > LIMIT;
         // A message that others of its key have overtaken is not written behind them.
-        assert!(kind == ErrorKind::TooLarge || (kind == ErrorKind::Conflict && !is_large), "{error}");
+        assert!(
+            kind == ErrorKind::TooLarge || (kind == ErrorKind::Conflict && !is_large),
+            "{error}"
+        );
         failed.insert(*index);
     }
     assert!((4..300).step_by(10).all(|large| failed.contains(&large)));
     let records = read(&brokers().await, &topic).await;
-    let (before, records): (Vec<_>, Vec<_>) =
-        records.into_iter().partition(|record: &Record| record.number() == 1000);
+    let (before, records): (Vec<_>, Vec<_>) = records
+        .into_iter()
+        .partition(|record: &Record| record.number() == 1000);
     assert_eq!(before.len(), 1);
     assert_once(&records, (0..300).filter(|n| !failed.contains(n)));
     assert_order_per_key(&records);

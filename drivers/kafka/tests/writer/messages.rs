@@ -41,7 +41,11 @@ async fn a_message_arrives_as_the_format_says() {
             text("empty", ""),
         ]
     );
-    assert_eq!(records[1].key.as_deref(), Some(&b""[..]), "an empty key is a key");
+    assert_eq!(
+        records[1].key.as_deref(),
+        Some(&b""[..]),
+        "an empty key is a key"
+    );
 }
 
 #[tokio::test]
@@ -52,7 +56,11 @@ async fn no_data_with_a_key_is_a_tombstone_and_without_is_refused() {
         let message = Message::builder(&topic).maybe_key(key.map(Key::from));
         message.build_received().unwrap()
     };
-    let batch = [numbered(&topic, Some("a"), 0), empty(None), empty(Some("a"))];
+    let batch = [
+        numbered(&topic, Some("a"), 0),
+        empty(None),
+        empty(Some("a")),
+    ];
     let error = kafka.writer().write(&batch).await.unwrap_err();
     assert_eq!(error.indices().collect::<Vec<_>>(), [1]);
     assert_eq!(error.failures()[0].1.kind(), ErrorKind::EmptyMessage);
@@ -99,7 +107,10 @@ async fn what_cannot_be_written_is_refused_by_index_and_the_rest_goes() {
     );
     for (_, error) in error.failures() {
         let text = error.to_string();
-        assert!(text.starts_with("write on kafka: ") && text.contains("topic="), "{text}");
+        assert!(
+            text.starts_with("write on kafka: ") && text.contains("topic="),
+            "{text}"
+        );
     }
     let records = read(&brokers().await, &topic).await;
     crate::support::assert_once(&records, [0, 1, 3, 7]);
@@ -119,7 +130,9 @@ async fn one_batch_goes_to_many_topics() {
     for n in 0..5 {
         topics.push(topic(&kafka, &format!("many-{n}"), 2).await);
     }
-    let batch: Vec<_> = (0..500).map(|n| numbered(&topics[n % 5], None, n)).collect();
+    let batch: Vec<_> = (0..500)
+        .map(|n| numbered(&topics[n % 5], None, n))
+        .collect();
     kafka.writer().write(&batch).await.unwrap();
     for (n, topic) in topics.iter().enumerate() {
         let records = read(&brokers().await, topic).await;

@@ -55,7 +55,10 @@ async fn a_message_larger_than_the_queue_goes_alone() {
         })
         .collect();
     let writer = kafka.writer();
-    tokio::time::timeout(PATIENCE, writer.write(&batch)).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, writer.write(&batch))
+        .await
+        .unwrap()
+        .unwrap();
     let records = read(&brokers().await, &topic).await;
     assert_once(&records, 0..50);
     assert_order_per_key(&records);
@@ -88,7 +91,9 @@ async fn a_batch_longer_than_a_part_is_written_in_order() {
     let kafka = settings().await.build().unwrap();
     let topic = topic(&kafka, "long", 2).await;
     let key = |n: usize| format!("k{}", n % 3);
-    let batch: Vec<_> = (0..70_000).map(|n| numbered(&topic, Some(&key(n)), n)).collect();
+    let batch: Vec<_> = (0..70_000)
+        .map(|n| numbered(&topic, Some(&key(n)), n))
+        .collect();
     kafka.writer().write(&batch).await.unwrap();
     let records = read(&brokers().await, &topic).await;
     assert_once(&records, 0..70_000);

@@ -18,14 +18,32 @@ async fn a_missing_topic_is_said_at_once_and_found_once_it_is_there() {
     let batch: Vec<_> = (0..3).map(|n| numbered(&topic, None, n)).collect();
     let error = writer.write(&batch).await.unwrap_err();
     assert_eq!(error.indices().collect::<Vec<_>>(), [0, 1, 2]);
-    assert!(error.failures().iter().all(|(_, error)| error.kind() == ErrorKind::NotFound));
-    assert!(error.to_string().contains("create it, or set `create_topics`"), "{error}");
+    assert!(
+        error
+            .failures()
+            .iter()
+            .all(|(_, error)| error.kind() == ErrorKind::NotFound)
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("create it, or set `create_topics`"),
+        "{error}"
+    );
     let error = writer.write_in_transaction(&batch).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(begun.elapsed().as_secs() < 5);
-    assert_eq!(kafka.partitions(&topic).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        kafka.partitions(&topic).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
 
-    assert!(kafka.create_topic(&topic, &NewTopics::new(2)).await.unwrap());
+    assert!(
+        kafka
+            .create_topic(&topic, &NewTopics::new(2))
+            .await
+            .unwrap()
+    );
     writer.write(&batch).await.unwrap();
     assert_eq!(read(&brokers().await, &topic).await.len(), 3);
 }
@@ -36,7 +54,11 @@ async fn topics_are_created_with_their_settings_where_asked() {
         .replication(1)
         .config("cleanup.policy", "compact")
         .config("max.message.bytes", "3000");
-    let kafka = settings().await.create_topics(settings_of_topics).build().unwrap();
+    let kafka = settings()
+        .await
+        .create_topics(settings_of_topics)
+        .build()
+        .unwrap();
     assert!(kafka.writer().capabilities().creates_streams);
     let topic = unique("created");
     // Of many that come at once, one creates it.
@@ -54,11 +76,21 @@ async fn topics_are_created_with_their_settings_where_asked() {
     assert_eq!(kafka.partitions(&topic).await.unwrap(), 3);
     assert_eq!(read(&brokers().await, &topic).await.len(), 20);
     // Its settings are those that were asked for.
-    let large = message(0).to_builder().data(vec![b'x'; 3000]).build().unwrap();
+    let large = message(0)
+        .to_builder()
+        .data(vec![b'x'; 3000])
+        .build()
+        .unwrap();
     let error = writer.write(&[large]).await.unwrap_err();
     assert_eq!(error.failures()[0].1.kind(), ErrorKind::TooLarge);
 
-    assert!(!kafka.create_topic(&topic, &NewTopics::new(1)).await.unwrap(), "it is there");
+    assert!(
+        !kafka
+            .create_topic(&topic, &NewTopics::new(1))
+            .await
+            .unwrap(),
+        "it is there"
+    );
     assert!(kafka.delete_topic(&topic).await.unwrap());
     assert!(!kafka.delete_topic(&topic).await.unwrap(), "it is gone");
 }
@@ -83,7 +115,10 @@ async fn a_deleted_topic_is_missing_again() {
     let writer = kafka.writer();
     writer.write(&[numbered(&topic, None, 0)]).await.unwrap();
     assert!(kafka.delete_topic(&topic).await.unwrap());
-    let error = writer.write(&[numbered(&topic, None, 1)]).await.unwrap_err();
+    let error = writer
+        .write(&[numbered(&topic, None, 1)])
+        .await
+        .unwrap_err();
     assert_eq!(error.failures()[0].1.kind(), ErrorKind::NotFound);
 }
 
@@ -103,10 +138,16 @@ async fn watermarks_and_committed_offsets_are_told() {
     let records = read(&brokers().await, &topic).await;
     let partition = records[0].partition.cast_unsigned();
     assert_eq!(kafka.watermarks(&topic, partition).await.unwrap(), (0, 10));
-    assert_eq!(kafka.watermarks(&topic, 1 - partition).await.unwrap(), (0, 0));
+    assert_eq!(
+        kafka.watermarks(&topic, 1 - partition).await.unwrap(),
+        (0, 0)
+    );
 
     let group = unique("group");
-    assert_eq!(kafka.committed(group.as_str(), &topic).await.unwrap(), [None, None]);
+    assert_eq!(
+        kafka.committed(group.as_str(), &topic).await.unwrap(),
+        [None, None]
+    );
     let (brokers, on) = (brokers().await, topic.clone());
     let member = group.clone();
     tokio::task::spawn_blocking(move || {
@@ -116,12 +157,17 @@ async fn watermarks_and_committed_offsets_are_told() {
             .create()
             .unwrap();
         let mut offsets = TopicPartitionList::new();
-        offsets.add_partition_offset(on.as_str(), 1, Offset::Offset(7)).unwrap();
+        offsets
+            .add_partition_offset(on.as_str(), 1, Offset::Offset(7))
+            .unwrap();
         consumer.commit(&offsets, CommitMode::Sync).unwrap();
     })
     .await
     .unwrap();
-    assert_eq!(kafka.committed(group.as_str(), &topic).await.unwrap(), [None, Some(7)]);
+    assert_eq!(
+        kafka.committed(group.as_str(), &topic).await.unwrap(),
+        [None, Some(7)]
+    );
 }
 
 #[tokio::test]
@@ -130,7 +176,10 @@ async fn names_no_topic_can_have_are_refused() {
     for name in ["a/b", "..", "ü"] {
         let errors = [
             kafka.partitions(name).await.unwrap_err(),
-            kafka.create_topic(name, &NewTopics::new(1)).await.unwrap_err(),
+            kafka
+                .create_topic(name, &NewTopics::new(1))
+                .await
+                .unwrap_err(),
             kafka.committed("group", name).await.unwrap_err(),
         ];
         for error in errors {

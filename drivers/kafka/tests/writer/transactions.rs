@@ -14,7 +14,10 @@ use crate::support::{
 async fn a_transaction_is_written_whole_to_many_topics() {
     let kafka = settings().await.build().unwrap();
     assert!(kafka.writer().capabilities().transactions);
-    let (one, other) = (topic(&kafka, "one", 3).await, topic(&kafka, "other", 1).await);
+    let (one, other) = (
+        topic(&kafka, "one", 3).await,
+        topic(&kafka, "other", 1).await,
+    );
     let writer = kafka.writer();
     for round in 0..5 {
         let batch: Vec<_> = (0..100)
@@ -42,8 +45,17 @@ async fn nothing_of_a_transaction_with_a_bad_message_is_written() {
     .await;
     let writer = kafka.writer();
     let good = |n| numbered(&topic, None, n);
-    let large = |bytes: usize| Message::builder(&topic).data(vec![b'x'; bytes]).build().unwrap();
-    let bad_header = good(0).to_builder().header("message_id", "x").build().unwrap();
+    let large = |bytes: usize| {
+        Message::builder(&topic)
+            .data(vec![b'x'; bytes])
+            .build()
+            .unwrap()
+    };
+    let bad_header = good(0)
+        .to_builder()
+        .header("message_id", "x")
+        .build()
+        .unwrap();
     for (bad, kind) in [
         (large(20_000), ErrorKind::TooLarge),
         (large(6000), ErrorKind::TooLarge),
@@ -52,7 +64,10 @@ async fn nothing_of_a_transaction_with_a_bad_message_is_written() {
         let batch = [good(0), good(1), bad, good(3)];
         let error = writer.write_in_transaction(&batch).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error:?}");
-        assert!(error.context().any(|context| context == ("index", "2")), "{error}");
+        assert!(
+            error.context().any(|context| context == ("index", "2")),
+            "{error}"
+        );
         assert!(!error.is_retryable());
     }
     // The same writer goes on.
@@ -77,19 +92,30 @@ async fn an_aborted_transaction_is_not_seen() {
         &NewTopics::new(1).config("max.message.bytes", "5000"),
     )
     .await;
-    let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(20_000).collect();
+    let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
+        .take(20_000)
+        .collect();
     let mut batch: Vec<_> = (0..50).map(|n| numbered(&takes, None, n)).collect();
     batch.push(Message::builder(&refuses).data(noise).build().unwrap());
     let writer = kafka.writer();
     let error = writer.write_in_transaction(&batch).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "{error:?}");
-    assert!(error.context().any(|context| context == ("index", "50")), "{error}");
+    assert!(
+        error.context().any(|context| context == ("index", "50")),
+        "{error}"
+    );
 
-    writer.write_in_transaction(&[numbered(&takes, None, 50)]).await.unwrap();
+    writer
+        .write_in_transaction(&[numbered(&takes, None, 50)])
+        .await
+        .unwrap();
     assert_once(&read(&brokers().await, &takes).await, [50]);
     assert_eq!(read(&brokers().await, &refuses).await.len(), 0);
     let uncommitted = read_with(&brokers().await, &takes, "read_uncommitted").await;
-    assert!(uncommitted.len() > 1, "nothing was written, so nothing was aborted");
+    assert!(
+        uncommitted.len() > 1,
+        "nothing was written, so nothing was aborted"
+    );
 }
 
 #[tokio::test]
@@ -99,13 +125,19 @@ async fn concurrent_transactions_take_turns() {
     let writer = kafka.writer();
     let tasks: Vec<_> = (0..10)
         .map(|n| {
-            let batch: Vec<_> = (0..10).map(|i| numbered(&topic, None, n * 10 + i)).collect();
+            let batch: Vec<_> = (0..10)
+                .map(|i| numbered(&topic, None, n * 10 + i))
+                .collect();
             let writer = writer.clone();
             tokio::spawn(async move { writer.write_in_transaction(&batch).await })
         })
         .collect();
     for task in tasks {
-        tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
     }
     assert_once(&read(&brokers().await, &topic).await, 0..100);
 }
@@ -115,7 +147,10 @@ async fn a_dropped_transaction_ends_by_itself() {
     let kafka = settings().await.build().unwrap();
     let topic = topic(&kafka, "dropped", 1).await;
     let writer = kafka.writer();
-    writer.write_in_transaction(&[numbered(&topic, None, 0)]).await.unwrap();
+    writer
+        .write_in_transaction(&[numbered(&topic, None, 0)])
+        .await
+        .unwrap();
     let batch: Vec<_> = (1..100).map(|n| numbered(&topic, None, n)).collect();
     for polls in 1..20 {
         let mut write = writer.write_in_transaction(&batch);
@@ -132,14 +167,22 @@ async fn a_dropped_transaction_ends_by_itself() {
     }
     let last = [numbered(&topic, None, 100)];
     let after = writer.write_in_transaction(&last);
-    tokio::time::timeout(PATIENCE, after).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, after)
+        .await
+        .unwrap()
+        .unwrap();
     let records = read(&brokers().await, &topic).await;
-    assert_eq!((records.len() - 2) % 99, 0, "a part of a transaction was written");
+    assert_eq!(
+        (records.len() - 2) % 99,
+        0,
+        "a part of a transaction was written"
+    );
 }
 
 #[tokio::test]
 async fn a_transaction_that_takes_too_long_is_given_up_and_the_next_goes() {
-    let broker = tokio::task::spawn_blocking(|| streams_services::Kafka::builder().start().unwrap());
+    let broker =
+        tokio::task::spawn_blocking(|| streams_services::Kafka::builder().start().unwrap());
     let broker = broker.await.unwrap();
     let kafka = streams_kafka::Kafka::builder(broker.address())
         .transaction_timeout(Duration::from_secs(2))
@@ -148,16 +191,28 @@ async fn a_transaction_that_takes_too_long_is_given_up_and_the_next_goes() {
         .unwrap();
     let topic = topic(&kafka, "slow", 1).await;
     let writer = kafka.writer();
-    writer.write_in_transaction(&[numbered(&topic, None, 0)]).await.unwrap();
+    writer
+        .write_in_transaction(&[numbered(&topic, None, 0)])
+        .await
+        .unwrap();
     broker.pause();
     let batch = [numbered(&topic, None, 1)];
     let write = writer.write_in_transaction(&batch);
-    let error = tokio::time::timeout(PATIENCE, write).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(PATIENCE, write)
+        .await
+        .unwrap()
+        .unwrap_err();
     assert!(error.is_retryable(), "{error:?}");
     broker.resume();
     let until = std::time::Instant::now() + PATIENCE;
-    while let Err(error) = writer.write_in_transaction(&[numbered(&topic, None, 2)]).await {
-        assert!(error.is_retryable() && std::time::Instant::now() < until, "{error:?}");
+    while let Err(error) = writer
+        .write_in_transaction(&[numbered(&topic, None, 2)])
+        .await
+    {
+        assert!(
+            error.is_retryable() && std::time::Instant::now() < until,
+            "{error:?}"
+        );
     }
     let records = read(&broker.address(), &topic).await;
     let numbers: Vec<_> = records.iter().map(crate::support::Record::number).collect();

@@ -450,7 +450,7 @@ impl Member {
         self.fault == Fault::SettlesStale || group.is_owner(self.member, Assignment::of(id))
     }
 
-    fn settle_one(&self, group: &mut Group, settlement: Settlement, report: &mut SettleReport) {
+    fn settle_one(&self, group: &mut Group, settlement: &Settlement, report: &mut SettleReport) {
         let id = settlement.token.id();
         if !self.can_settle(group, id) {
             report.lost.push(id);
@@ -514,7 +514,7 @@ impl Subscription for Member {
         let mut report = SettleReport::default();
         self.with(|group, _| {
             for settlement in settlements.drain(..) {
-                self.settle_one(group, settlement, &mut report);
+                self.settle_one(group, &settlement, &mut report);
             }
         });
         Ok(report)
@@ -538,7 +538,7 @@ impl Subscription for Member {
             if self.can_settle(group, part.settlement.token.id()) {
                 outputs.extend(part.outputs);
             }
-            self.settle_one(group, part.settlement, &mut report);
+            self.settle_one(group, &part.settlement, &mut report);
         }
         outputs.iter().for_each(|message| state.write(message));
         self.store.changed.notify_waiters();

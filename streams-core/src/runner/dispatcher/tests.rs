@@ -121,7 +121,7 @@ fn invariants_hold_after_each_step() {
 }
 
 /// What handling a delivery publishes: its position.
-fn written(work: Work, verdict: Verdict) -> Done {
+fn written(work: &Work, verdict: Verdict) -> Done {
     Done {
         index: work.index,
         verdict,
@@ -210,8 +210,12 @@ fn walk(rng: &mut Rng, driver: &Capabilities, exactly_once: bool) {
                 if let Some(work) = worker.0.pop_front() {
                     let verdict =
                         [Verdict::Ack, Verdict::Ack, Verdict::DeadLettered][rng.usize(0..3)];
-                    let end = if exactly_once { written } else { done };
-                    dispatcher.finish(end(work, verdict), || now);
+                    let this = if exactly_once {
+                        written(&work, verdict)
+                    } else {
+                        done(work, verdict)
+                    };
+                    dispatcher.finish(this, || now);
                 }
             }
             8 => {
