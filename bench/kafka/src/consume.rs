@@ -1,11 +1,13 @@
 //! Reading.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
+use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::{ClientConfig, Message as _};
 use streams_bench::pairs::compare;
 use streams_core::{Bus, Driver as _, StartFrom, StreamName, ksuid};
 
@@ -19,19 +21,24 @@ const MESSAGES: usize = 500_000;
 pub(crate) fn measure(setup: &Setup, partitions: u32) -> Measured {
     let topic = filled(setup, partitions, MESSAGES);
     // Against each of the raw consumers; the lesser ratio counts.
-    let base = compare(|| read_base(setup, &topic), || read(setup, &topic));
+    let base = compare(|| read_base(setup, &topic, ignore), || read(setup, &topic));
     let stream = compare(|| read_stream(setup, &topic), || read(setup, &topic));
+    // And against one that takes out of each record what a message holds.
+    let alike = compare(|| read_base(setup, &topic, take), || read(setup, &topic));
     setup.delete(&topic);
     let rate = |took| per_second(MESSAGES, took);
     Measured {
         ratio: base.ratio.min(stream.ratio),
         note: format!(
-            "{} messages/s; raw BaseConsumer {} (ratio {:.2}), raw StreamConsumer {} (ratio {:.2})",
+            "{} messages/s; raw BaseConsumer {} (ratio {:.2}), raw StreamConsumer {} (ratio {:.2}), \
+             raw BaseConsumer that reads key, value and headers {} (ratio {:.2})",
             rate(base.b),
             rate(base.a),
             base.ratio,
             rate(stream.a),
             stream.ratio,
+            rate(alike.a),
+            alike.ratio,
         ),
     }
 }
@@ -100,14 +107,27 @@ fn group(setup: &Setup) -> ClientConfig {
     config
 }
 
-fn read_base(setup: &Setup, topic: &StreamName) -> Duration {
+/// Looks at nothing of a record.
+fn ignore(_: &BorrowedMessage<'_>) {}
+
+/// Copies what a handler is given of a record.
+fn take(record: &BorrowedMessage<'_>) {
+    black_box(record.key().map(<[u8]>::to_vec));
+    black_box(record.payload().map(<[u8]>::to_vec));
+    let headers = record.headers().into_iter().flat_map(Headers::iter);
+    for header in headers {
+        black_box(header.value.map(<[u8]>::to_vec));
+    }
+}
+
+fn read_base(setup: &Setup, topic: &StreamName, handle: impl Fn(&BorrowedMessage<'_>)) -> Duration {
     let consumer: BaseConsumer = group(setup).create().expect("a consumer");
     consumer.subscribe(&[topic.as_str()]).expect("subscribed");
     let mut first = None;
     let mut count = 0;
     while count < MESSAGES {
         if let Some(message) = consumer.poll(Duration::from_millis(100)) {
-            message.expect("a message");
+            handle(&message.expect("a message"));
             first.get_or_insert_with(Instant::now);
             count += 1;
         }

@@ -63,7 +63,9 @@ fn data(start: Instant) -> Vec<u8> {
 fn took(start: Instant, data: &[u8]) -> Duration {
     let mut sent = [0; 8];
     sent.copy_from_slice(&data[..8]);
-    start.elapsed().saturating_sub(Duration::from_nanos(u64::from_le_bytes(sent)))
+    start
+        .elapsed()
+        .saturating_sub(Duration::from_nanos(u64::from_le_bytes(sent)))
 }
 
 /// The median and the p99.
@@ -136,7 +138,9 @@ async fn raw(setup: &Setup, topic: &StreamName) -> [Duration; 2] {
                 left -= 1;
             }
         }
-        tokio::task::spawn_blocking(move || drop(consumer)).await.expect("dropped");
+        tokio::task::spawn_blocking(move || drop(consumer))
+            .await
+            .expect("dropped");
     });
     let producer: ThreadedProducer<DefaultProducerContext> = setup
         .raw()
@@ -147,7 +151,10 @@ async fn raw(setup: &Setup, topic: &StreamName) -> [Duration; 2] {
         .expect("a producer");
     while !ready.load(Ordering::Relaxed) {
         let record = BaseRecord::<[u8], [u8]>::to(topic.as_str()).payload(b"?");
-        producer.send(record).map_err(|(error, _)| error).expect("sent");
+        producer
+            .send(record)
+            .map_err(|(error, _)| error)
+            .expect("sent");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     every_millisecond(|| {
@@ -157,11 +164,16 @@ async fn raw(setup: &Setup, topic: &StreamName) -> [Duration; 2] {
             .key(b"key")
             .payload(&data)
             .headers(headers(id.as_str()));
-        producer.send(record).map_err(|(error, _)| error).expect("sent");
+        producer
+            .send(record)
+            .map_err(|(error, _)| error)
+            .expect("sent");
     })
     .await;
     let measured = percentiles(measured).await;
     reading.await.expect("reading does not panic");
-    tokio::task::spawn_blocking(move || drop(producer)).await.expect("dropped");
+    tokio::task::spawn_blocking(move || drop(producer))
+        .await
+        .expect("dropped");
     measured
 }

@@ -43,17 +43,26 @@ fn main() -> ExitCode {
         let measured = latency::measure(&setup);
         report.figure(name, measured.beyond, Target::AtMost(2.0), &measured.note);
     }
-    let name = "kafka/memory of a slow reader, MiB";
-    if report.wants(name) {
-        let measured = memory::measure(&setup);
-        report.figure(
-            name,
-            measured.mebibytes,
-            Target::AtMost(measured.bound),
-            &measured.note,
-        );
-    }
+    memory(&setup, &mut report);
     report.finish()
+}
+
+fn memory(setup: &Setup, report: &mut Report) {
+    let name = |prefetch| format!("kafka/memory, MiB, prefetch {prefetch} MiB");
+    let wanted: Vec<_> = [1, 8]
+        .into_iter()
+        .filter(|p| report.wants(&name(*p)))
+        .collect();
+    if wanted.is_empty() {
+        return;
+    }
+    let topic = memory::backlog(setup);
+    for prefetch in wanted {
+        let measured = memory::measure(setup, &topic, prefetch);
+        let bound = Target::AtMost(measured.bound);
+        report.figure(&name(prefetch), measured.mebibytes, bound, &measured.note);
+    }
+    setup.delete(&topic);
 }
 
 /// A ratio of times and what it is made of.

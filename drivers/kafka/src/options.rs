@@ -88,7 +88,8 @@ impl KafkaOptions {
 
     /// Sets how many bytes the client may hold of each partition that nobody has asked for yet; the
     /// default is 8 MiB. It is rounded down to KiB. Together with what is in flight this bounds the
-    /// memory of a subscription whose handlers are slow. The last fetch may go over it by
+    /// memory of a subscription whose handlers are slow. Keys and values are counted; the client
+    /// itself needs about half a KiB more for each message, and the last fetch may go over it by
     /// `fetch.message.max.bytes`, 1 MiB.
     pub fn prefetch(mut self, bytes: usize) -> Self {
         self.prefetch = Some(bytes);

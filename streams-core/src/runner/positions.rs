@@ -22,6 +22,25 @@ struct Partition {
     moved: bool,
 }
 
+impl Partition {
+    /// Where a position stands among the outstanding ones, or would.
+    fn find(&self, sequence: u64) -> usize {
+        // Positions mostly follow one another without gaps.
+        if let Some((first, _)) = self.outstanding.front()
+            && let Some(guess) = sequence
+                .checked_sub(*first)
+                .and_then(|d| usize::try_from(d).ok())
+            && self
+                .outstanding
+                .get(guess)
+                .is_some_and(|(p, _)| *p == sequence)
+        {
+            return guess;
+        }
+        self.outstanding.partition_point(|(p, _)| *p < sequence)
+    }
+}
+
 impl Positions {
     /// A delivery has come.
     pub(crate) fn delivered(&mut self, id: TokenId) {
@@ -40,9 +59,7 @@ impl Positions {
         }
         match partition.outstanding.back() {
             Some((last, _)) if *last >= id.sequence => {
-                let at = partition
-                    .outstanding
-                    .partition_point(|(p, _)| *p < id.sequence);
+                let at = partition.find(id.sequence);
                 if partition.outstanding[at].0 != id.sequence {
                     partition.outstanding.insert(at, (id.sequence, false));
                 }
@@ -59,9 +76,7 @@ impl Positions {
         if partition.epoch != id.epoch {
             return false;
         }
-        let at = partition
-            .outstanding
-            .partition_point(|(p, _)| *p < id.sequence);
+        let at = partition.find(id.sequence);
         match partition.outstanding.get_mut(at) {
             Some((position, done)) if *position == id.sequence && !*done => *done = true,
             _ => return false,
