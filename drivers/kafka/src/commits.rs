@@ -67,7 +67,8 @@ impl Commits {
     pub(crate) fn take(&mut self, topic: &str, only: Option<&[u32]>) -> Option<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
         for (partition, position) in &mut self.partitions {
-            if only.is_some_and(|only| !only.contains(partition)) || position.settled == position.sent
+            if only.is_some_and(|only| !only.contains(partition))
+                || position.settled == position.sent
             {
                 continue;
             }

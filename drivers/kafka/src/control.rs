@@ -1,14 +1,14 @@
 //! A handle on a running subscription.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use streams_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 use crate::config::DRIVER;
-use crate::consumer::Shared;
+use crate::shared::Shared;
 
 /// A handle on a running subscription, tied to it by
 /// [`KafkaOptions::control`](crate::KafkaOptions::control): to seek, to pause, and to ask where it
@@ -157,7 +157,10 @@ impl KafkaControl {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(shared);
     }
 
-    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command,
+    ) -> Result<()> {
         let shared = self.shared()?;
         let (done, answer) = oneshot::channel();
         {

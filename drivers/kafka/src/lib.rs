@@ -2,6 +2,7 @@
 
 mod admin;
 mod blocking;
+mod callbacks;
 mod check;
 mod client;
 mod commits;
@@ -21,6 +22,7 @@ mod publisher;
 mod reader;
 mod record;
 mod security;
+mod shared;
 mod start;
 mod targets;
 mod topics;

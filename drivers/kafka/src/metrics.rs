@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use metrics::{Gauge, SharedString, gauge};
 use rdkafka::Statistics;
 
-use crate::consumer::Shared;
+use crate::shared::Shared;
 
 /// How many offsets behind the end of a partition the acknowledged position is.
 pub const LAG: &str = "streams_kafka_lag";
@@ -45,7 +45,10 @@ impl Gauges {
             return;
         };
         let state = shared.lock();
-        let mut gauges = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gauges = self
+            .partitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (number, measured) in &topic.partitions {
             let Ok(number) = u32::try_from(*number) else {
                 continue; // those of no partition
@@ -63,7 +66,8 @@ impl Gauges {
             let settled = state.commits.settled(number);
             if delivered >= 0 {
                 let first = held.facts.first.load(Ordering::Relaxed);
-                of.in_flight.set(distance(settled.unwrap_or(first), delivered));
+                of.in_flight
+                    .set(distance(settled.unwrap_or(first), delivered));
             }
             // Before anything is acknowledged here, what the group has committed.
             let done = settled.unwrap_or(measured.committed_offset);
@@ -76,7 +80,10 @@ impl Gauges {
 
     /// These partitions are others' now: they count there.
     pub(crate) fn forget(&self, partitions: &[u32]) {
-        let mut gauges = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gauges = self
+            .partitions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for number in partitions {
             if let Some(of) = gauges.remove(number) {
                 of.lag.set(0);
@@ -103,7 +110,10 @@ impl Gauges {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "gauges are floating point numbers")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "gauges are floating point numbers"
+)]
 fn distance(from: i64, to: i64) -> f64 {
     (to - from).max(0) as f64
 }

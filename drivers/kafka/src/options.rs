@@ -177,7 +177,8 @@ impl Plan {
         if let Some(partition) = arguments.parse("kafka-partition-id")? {
             if self.partitions.is_some() {
                 return bad(
-                    "there are both `partitions` and `kafka-partition-id`; leave one out".to_owned(),
+                    "there are both `partitions` and `kafka-partition-id`; leave one out"
+                        .to_owned(),
                 );
             }
             self.partitions = Some([partition].into());
@@ -213,9 +214,11 @@ impl Plan {
         if let Some(id) = &self.instance_id
             && (id.is_empty() || id.len() > 249)
         {
-            return bad("the instance id is empty or longer than 249 bytes; use a short name that is \
+            return bad(
+                "the instance id is empty or longer than 249 bytes; use a short name that is \
                         the same at each start, such as the host's"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         if !self.statistics_interval.is_zero()
             && !(Duration::from_millis(100)..=Duration::from_secs(3600))
@@ -328,7 +331,11 @@ mod tests {
             (&[("kafka-group-id", "a")][..], Some("b"), "leave one out"),
             (&[("partitions", "1")], Some("b"), "share the partitions"),
             (&[("partitions", "1,x")], None, "separated by commas"),
-            (&[("partitions", "1"), ("kafka-partition-id", "1")], None, "leave one out"),
+            (
+                &[("partitions", "1"), ("kafka-partition-id", "1")],
+                None,
+                "leave one out",
+            ),
             (&[("until_end", "true")], Some("b"), "no end"),
             (&[("instance_id", "a")], None, "name a group"),
             (&[("instance_id", "")], Some("b"), "instance id"),

@@ -13,11 +13,14 @@ use std::time::Duration;
 
 use rdkafka::Message as _;
 use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use streams_core::{AckToken, Assignment, Delivery, Metadata, Result, StreamName, TokenId};
 
-use crate::consumer::{Events, fatal};
+use crate::callbacks::Callbacks;
+use crate::consumer::fatal;
 use crate::message::Decoder;
+use crate::shared::Shared;
 
 /// What the reader's facts are called.
 const NAMES: &[&str] = &[
@@ -66,7 +69,7 @@ impl Metadata for Facts {
 /// A partition under one epoch.
 pub(crate) struct Partition {
     pub(crate) assignment: Assignment,
-    pub(crate) queue: PartitionQueue<Events>,
+    pub(crate) queue: PartitionQueue<Callbacks>,
     /// Whether there may be something in the queue. Set by the client when there comes something
     /// into an empty one.
     pub(crate) ready: Arc<AtomicBool>,
@@ -138,6 +141,40 @@ impl Partitions {
 }
 
 impl Partition {
+    /// Splits it off the consumer's queue; `None` if the client has no such partition.
+    pub(crate) fn new(
+        shared: &Shared,
+        consumer: &Arc<BaseConsumer<Callbacks>>,
+        number: u32,
+        epoch: u32,
+    ) -> Option<Self> {
+        let mut queue =
+            consumer.split_partition_queue(shared.stream.as_str(), i32::try_from(number).ok()?)?;
+        let ready = Arc::new(AtomicBool::new(true));
+        let flag = ready.clone();
+        let context = consumer.context().shared.clone();
+        queue.set_nonempty_callback(move || {
+            flag.store(true, Ordering::Release);
+            context.wake.notify_one();
+        });
+        Some(Self {
+            assignment: Assignment {
+                partition: number,
+                epoch,
+            },
+            queue,
+            ready,
+            facts: Arc::new(Facts {
+                client_id: shared.client_id.clone(),
+                group: shared.plan.group.as_deref().map(Into::into),
+                first: AtomicI64::new(-1),
+                high_watermark: AtomicI64::new(-1),
+            }),
+            delivered: Arc::new(AtomicI64::new(-1)),
+            ended: false,
+        })
+    }
+
     /// Takes until the queue is empty or nothing is left to take; says whether there may be more.
     fn take(
         &mut self,

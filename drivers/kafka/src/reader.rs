@@ -14,14 +14,16 @@ use streams_core::{
 use tokio::sync::oneshot;
 
 use crate::Inner;
+use crate::callbacks::Callbacks;
 use crate::commits::add;
 use crate::config::DRIVER;
-use crate::consumer::{self, Event, Events, Shared};
+use crate::consumer;
 use crate::context::ClientEvents;
 use crate::error::error;
 use crate::options::Plan;
 use crate::partitions::Partitions;
-use crate::start::{pin_group, resolve};
+use crate::shared::{Event, Shared};
+use crate::start::{pin, resolve, unpinned};
 use crate::transactions::TransactionalProducer;
 
 pub(crate) struct KafkaReader {
@@ -91,7 +93,11 @@ struct Opening {
     plan: Plan,
 }
 
-type Opened = (Arc<Shared>, Arc<BaseConsumer<Events>>, oneshot::Receiver<()>);
+type Opened = (
+    Arc<Shared>,
+    Arc<BaseConsumer<Callbacks>>,
+    oneshot::Receiver<()>,
+);
 
 impl Opening {
     /// Opens it. Blocks.
@@ -110,18 +116,25 @@ impl Opening {
             plan.clone(),
             config.client_id.as_str().into(),
         ));
-        let events = Events::new(ClientEvents::new(config), shared.clone());
-        let consumer: BaseConsumer<Events> = client
+        let events = Callbacks::new(ClientEvents::new(config), shared.clone());
+        let consumer: BaseConsumer<Callbacks> = client
             .create_with_context(events)
             .map_err(|source| error(&source, "subscribe"))?;
         let there = partitions(&consumer, topic, timeout)?;
         let (tell, ended) = oneshot::channel();
         if plan.group.is_some() {
-            pin_group(&consumer, topic, &there, &plan.start, timeout)?;
+            let begin = unpinned(&consumer, topic, &there, &plan.start, timeout)?;
+            let pinned = pin(&consumer, &begin)?;
+            if !pinned {
+                consumer.context().pin_when_assigned(begin);
+            }
             let consumer = consumer::start(consumer, tell)?;
             consumer
                 .subscribe(&[topic])
                 .map_err(|source| error(&source, "subscribe"))?;
+            if !pinned {
+                shared.wait_until_joined(timeout)?;
+            }
             return Ok((shared, consumer, ended));
         }
         let wanted: Vec<u32> = match &plan.partitions {
@@ -161,7 +174,10 @@ fn client_config(inner: &Inner, plan: &Plan) -> rdkafka::ClientConfig {
         .set("enable.auto.offset.store", "false")
         // Also for positions the topic no longer keeps: nothing that is there is skipped.
         .set("auto.offset.reset", "earliest")
-        .set("queued.max.messages.kbytes", (plan.prefetch >> 10).to_string())
+        .set(
+            "queued.max.messages.kbytes",
+            (plan.prefetch >> 10).to_string(),
+        )
         // How soon the client looks whether there is room again to fetch; by default it is a second.
         .set("fetch.queue.backoff.ms", "5")
         .set("enable.partition.eof", plan.until_end.to_string())
@@ -183,7 +199,11 @@ fn client_config(inner: &Inner, plan: &Plan) -> rdkafka::ClientConfig {
 }
 
 /// The topic's partitions. Blocks.
-fn partitions(consumer: &BaseConsumer<Events>, topic: &str, timeout: Duration) -> Result<Vec<u32>> {
+fn partitions(
+    consumer: &BaseConsumer<Callbacks>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Vec<u32>> {
     let metadata = consumer
         .fetch_metadata(Some(topic), timeout)
         .map_err(|source| error(&source, "subscribe"))?;
@@ -206,7 +226,7 @@ struct KafkaSubscription {
     shared: Arc<Shared>,
     partitions: Partitions,
     /// Until it is closed.
-    consumer: Option<Arc<BaseConsumer<Events>>>,
+    consumer: Option<Arc<BaseConsumer<Callbacks>>>,
     transactions: Option<TransactionalProducer>,
     /// What the runner was told to let go of.
     releasing: Vec<Assignment>,
@@ -359,7 +379,12 @@ impl Subscription for KafkaSubscription {
                 let held = state.commits.is_held(id);
                 if held {
                     let next = i64::try_from(id.sequence).map_or(i64::MAX, |offset| offset + 1);
-                    add(&mut positions, self.shared.stream.as_str(), id.partition, next);
+                    add(
+                        &mut positions,
+                        self.shared.stream.as_str(),
+                        id.partition,
+                        next,
+                    );
                 } else {
                     report.lost.push(id);
                 }
@@ -372,7 +397,10 @@ impl Subscription for KafkaSubscription {
         let Some(group) = consumer.group_metadata() else {
             return Err(Error::closed("the subscription").driver(DRIVER));
         };
-        let outputs: Vec<_> = parts.iter().flat_map(|p| p.outputs.iter().cloned()).collect();
+        let outputs: Vec<_> = parts
+            .iter()
+            .flat_map(|p| p.outputs.iter().cloned())
+            .collect();
         match producer.commit(&outputs, Some((positions, group))).await {
             Ok(()) => {
                 parts.clear();

@@ -1,9 +1,15 @@
 //! Where a subscription begins.
 //!
-//! A group that begins anywhere but at the oldest message gets its positions committed before it
-//! reads: from then on nothing it has not acknowledged is skipped, whatever happens before its
-//! first acknowledgement. (With the client's own `auto.offset.reset=latest`, a crash before the
-//! first commit skips what was written since.)
+//! A group that begins anywhere but at the oldest message gets its positions committed before its
+//! subscription is open: from then on nothing it has not acknowledged is skipped, whatever happens
+//! before its first acknowledgement. (With the client's own `auto.offset.reset=latest`, a crash
+//! before the first commit skips what was written since.)
+//!
+//! Anybody may commit for a group without members. For one that has some, which read other topics,
+//! only a member may: then each partition's position is committed by the member it is assigned to.
+//!
+//! A partition that has no position while others of its topic have was added later, and is read from
+//! its oldest message.
 
 use std::time::Duration;
 
@@ -12,8 +18,8 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 use streams_core::{Result, StartFrom, unix_millis};
 
+use crate::callbacks::Callbacks;
 use crate::commits::add;
-use crate::consumer::Events;
 use crate::error::error;
 
 /// What asks a broker for the next offset to be written, in place of a time.
@@ -21,21 +27,80 @@ const LATEST: i64 = -1;
 /// What asks a broker for the oldest offset it keeps.
 const EARLIEST: i64 = -2;
 
-/// Commits where a group is to begin, for partitions for which it has no position yet. Blocks.
-pub(crate) fn pin_group(
-    consumer: &BaseConsumer<Events>,
+/// Where the partitions of a topic begin for a group that has no position in any of them; empty if
+/// there is nothing to commit. Blocks.
+pub(crate) fn unpinned(
+    consumer: &BaseConsumer<Callbacks>,
     topic: &str,
     partitions: &[u32],
     start: &StartFrom,
     timeout: Duration,
-) -> Result<()> {
+) -> Result<TopicPartitionList> {
     if matches!(start, StartFrom::Default | StartFrom::Earliest) {
-        return Ok(()); // as the client does by itself
+        return Ok(TopicPartitionList::new()); // as the client does by itself
     }
     let mut asked = TopicPartitionList::new();
     for partition in partitions {
         asked.add_partition(topic, number(*partition));
     }
+    if without_position(consumer, asked, timeout)?.len() < partitions.len() {
+        return Ok(TopicPartitionList::new());
+    }
+    resolve(consumer, topic, partitions, start, timeout)
+}
+
+/// Commits these positions; `false` if the group has members, and it takes one to do that. Blocks.
+pub(crate) fn pin(consumer: &BaseConsumer<Callbacks>, begin: &TopicPartitionList) -> Result<bool> {
+    if begin.count() == 0 {
+        return Ok(true);
+    }
+    match consumer.commit(begin, CommitMode::Sync) {
+        Ok(()) => Ok(true),
+        Err(source) => match source.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::RebalanceInProgress,
+            ) => Ok(false),
+            _ => Err(error(&source, "subscribe")),
+        },
+    }
+}
+
+/// Commits, as the member they are assigned to, where these partitions begin, for those of them
+/// that have no position yet. Blocks.
+pub(crate) fn pin_assigned(
+    consumer: &BaseConsumer<Callbacks>,
+    begin: &TopicPartitionList,
+    assigned: &TopicPartitionList,
+    timeout: Duration,
+) -> Result<()> {
+    let mut asked = TopicPartitionList::new();
+    for element in assigned.elements() {
+        asked.add_partition(element.topic(), element.partition());
+    }
+    let fresh = without_position(consumer, asked, timeout)?;
+    let mut list = TopicPartitionList::new();
+    for element in begin.elements() {
+        if fresh.contains(&element.partition()) {
+            list.add_partition_offset(element.topic(), element.partition(), element.offset())
+                .map_err(|source| error(&source, "subscribe"))?;
+        }
+    }
+    if list.count() == 0 {
+        return Ok(());
+    }
+    consumer
+        .commit(&list, CommitMode::Sync)
+        .map_err(|source| error(&source, "subscribe"))
+}
+
+/// Which of these partitions the group has no position in. Blocks.
+fn without_position(
+    consumer: &BaseConsumer<Callbacks>,
+    asked: TopicPartitionList,
+    timeout: Duration,
+) -> Result<Vec<i32>> {
     let committed = consumer
         .committed_offsets(asked, timeout)
         .map_err(|source| error(&source, "subscribe"))?;
@@ -45,30 +110,15 @@ pub(crate) fn pin_group(
             .error()
             .map_err(|source| error(&source, "subscribe"))?;
         if element.offset() == Offset::Invalid {
-            fresh.extend(u32::try_from(element.partition()));
+            fresh.push(element.partition());
         }
     }
-    if fresh.is_empty() {
-        return Ok(());
-    }
-    let begin = resolve(consumer, topic, &fresh, start, timeout)?;
-    match consumer.commit(&begin, CommitMode::Sync) {
-        Ok(()) => Ok(()),
-        Err(source) => match source.rdkafka_error_code() {
-            // The group has members, who did the same before they joined it.
-            Some(
-                RDKafkaErrorCode::UnknownMemberId
-                | RDKafkaErrorCode::IllegalGeneration
-                | RDKafkaErrorCode::RebalanceInProgress,
-            ) => Ok(()),
-            _ => Err(error(&source, "subscribe")),
-        },
-    }
+    Ok(fresh)
 }
 
 /// The offset of each partition at which to begin. Blocks.
 pub(crate) fn resolve(
-    consumer: &BaseConsumer<Events>,
+    consumer: &BaseConsumer<Callbacks>,
     topic: &str,
     partitions: &[u32],
     start: &StartFrom,
@@ -89,7 +139,12 @@ pub(crate) fn resolve(
             let latest = ask(LATEST)?;
             for ((partition, low), (_, high)) in ask(EARLIEST)?.into_iter().zip(latest) {
                 // Past either end there is nothing: at the nearest there is.
-                add(&mut list, topic, partition, position.clamp(low, high.max(low)));
+                add(
+                    &mut list,
+                    topic,
+                    partition,
+                    position.clamp(low, high.max(low)),
+                );
             }
         }
         StartFrom::Time(time) => {
@@ -97,7 +152,12 @@ pub(crate) fn resolve(
             let found = ask(unix_millis(*time).max(0))?;
             for ((partition, offset), (_, high)) in found.into_iter().zip(latest) {
                 // No message is that young: the next to be written will be.
-                add(&mut list, topic, partition, if offset < 0 { high } else { offset });
+                add(
+                    &mut list,
+                    topic,
+                    partition,
+                    if offset < 0 { high } else { offset },
+                );
             }
         }
         // Without a group, what is written from now on.
@@ -112,7 +172,7 @@ pub(crate) fn resolve(
 
 /// What each partition answers when asked for the first offset of a time, in order of partition.
 fn offsets(
-    consumer: &BaseConsumer<Events>,
+    consumer: &BaseConsumer<Callbacks>,
     topic: &str,
     partitions: &[u32],
     time: i64,

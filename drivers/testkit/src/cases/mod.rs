@@ -159,6 +159,9 @@ all! {
         "an acknowledgement after the end of the lease does no harm and is reported";
     start::start_position [Start]
         "a subscription starts exactly where it is told, the message at the boundary included";
+    start::group_start [Groups] x 2
+        "a group's start is kept: what is written after its first reader subscribed comes, whatever \
+         becomes of that reader";
     start::missing_stream []
         "a stream that does not exist is not found, or created where the driver does that";
     start::unsupported_is_said []

@@ -100,6 +100,66 @@ pub(crate) async fn start_position(kit: &Arc<Kit>) -> Checked {
     Ok(())
 }
 
+pub(crate) async fn group_start(kit: &Arc<Kit>) -> Checked {
+    let driver = kit.open().await?;
+    let writer = driver.writer();
+    let latest = kit.capabilities.start.latest;
+    let options = |stream: &StreamName, group: &str| -> Checked<ReadOptions> {
+        let options = ReadOptions::new(stream)?.group(group)?;
+        Ok(match latest {
+            true => options.start_from(StartFrom::Latest),
+            false => options,
+        })
+    };
+    for busy in [false, true] {
+        let group = kit.group_name()?;
+        // A member that reads another stream, for groups whose streams share what they have.
+        let mut other = None;
+        if busy {
+            let stream = kit.stream().await?;
+            let mut tap = kit.tap_with(&driver, &options(&stream, &group)?).await?;
+            let messages = kit.messages(&stream, 5, 1)?;
+            kit.write(&*writer, &messages).await?;
+            let ledger = Ledger::of(&messages);
+            tap.drain(&ledger, kit.quiet()).await?;
+            ledger.check(kit.exact())?;
+            other = Some((stream, tap));
+        }
+        let stream = kit.target().await?.stream;
+        if latest {
+            kit.write(&*writer, &kit.messages(&stream, 10, 10)?).await?;
+        }
+        let first = kit.tap_with(&driver, &options(&stream, &group)?).await?;
+        let messages = kit.messages(&stream, 10, 10)?;
+        kit.write(&*writer, &messages).await?;
+        drop(first); // a crash: nothing was acknowledged
+        let mut second = kit.tap_with(&driver, &options(&stream, &group)?).await?;
+        let ledger = Ledger::of(&messages);
+        second.drain(&ledger, kit.quiet()).await?;
+        second.close().await?;
+        match ledger.check(kit.exact()) {
+            Ok(()) => {}
+            Err(failure) => fail!(
+                "a group{} whose first reader crashed before it acknowledged anything: {failure}",
+                if busy {
+                    " that reads another stream too"
+                } else {
+                    ""
+                }
+            ),
+        }
+        if let Some((stream, mut tap)) = other {
+            let messages = kit.messages(&stream, 5, 1)?;
+            kit.write(&*writer, &messages).await?;
+            let ledger = Ledger::of(&messages);
+            tap.drain(&ledger, kit.quiet()).await?;
+            tap.close().await?;
+            ledger.check(kit.exact())?;
+        }
+    }
+    Ok(())
+}
+
 pub(crate) async fn missing_stream(kit: &Arc<Kit>) -> Checked {
     let driver = kit.open().await?;
     let writer = driver.writer();

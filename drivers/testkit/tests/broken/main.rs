@@ -195,11 +195,11 @@ broken! {
     cancels_nothing: CancelsNothing fails delayed;
     writes_after_close: WritesAfterClose fails close_is_idempotent transaction;
     writes_later: WritesLater fails
-        partial_batch_failure payloads writer_close_flushes close_is_idempotent;
+        partial_batch_failure payloads writer_close_flushes close_is_idempotent group_start;
     reverses: Reverses fails
         concurrent_publish many_streams groups no_group order_per_key order_across_retry
-        retry_after_error cancel_receive continue_after_close start_position exactly_once
-        exactly_once_crash exactly_once_retry;
+        retry_after_error cancel_receive continue_after_close start_position group_start
+        exactly_once exactly_once_crash exactly_once_retry;
     takes_too_much: TakesTooMuch fails
         concurrent_publish concurrent_subscribe redelivery_delay cancel_receive
         continue_after_close backpressure start_position exactly_once exactly_once_crash;
@@ -225,11 +225,11 @@ broken! {
     group_per_member: GroupPerMember fails
         concurrent_subscribe rebalance ack_blocks_redelivery partial_batch_settle
         continue_after_close crash_without_close close_gives_back retry_survives_crash close_drains
-        lease_extension lease_lost dlq_down exactly_once exactly_once_crash;
+        lease_extension lease_lost group_start dlq_down exactly_once exactly_once_crash;
     favours_one: FavoursOne fails
         concurrent_subscribe no_group rebalance close_is_idempotent close_drains lease_lost
         reconnect;
-    ignores_start: IgnoresStart fails start_position;
+    ignores_start: IgnoresStart fails start_position group_start;
     starts_behind_position: StartsBehindPosition fails start_position;
     ignores_unknown_options: IgnoresUnknownOptions fails unsupported_is_said;
     hides_lost_leases: HidesLostLeases fails lease_lost exactly_once_crash;
