@@ -24,7 +24,11 @@ pub mod headers {
     /// The consumer group that gave it up.
     pub const GROUP: &str = "streams-dlq-group";
 
-    pub(super) const ALL: [&str; 8] = [
+    /// Set where the message had no data, which writers refuse: the dead letter has the reason for
+    /// data. The value is the content type the message had.
+    pub const EMPTY: &str = "streams-dlq-empty";
+
+    pub(super) const ALL: [&str; 9] = [
         REASON,
         ERROR_CHAIN,
         ATTEMPTS,
@@ -33,6 +37,7 @@ pub mod headers {
         STREAM,
         ID,
         GROUP,
+        EMPTY,
     ];
 }
 
@@ -46,7 +51,7 @@ pub enum DeadLetterReason<'a> {
 }
 
 /// The copy of a delivery's message for the dead letters of its stream: same id, key, data and
-/// time, and [headers] that tell the story.
+/// time, and [headers] that tell the story. One without data gets the reason for data.
 ///
 /// # Errors
 /// [`InvalidMessage`](ErrorKind::InvalidMessage) when the stream's name is too long to take `.dlq`.
@@ -82,11 +87,17 @@ pub fn dead_letter_to(
     all.insert(headers::STREAM, message.stream().as_str());
     all.insert(headers::ID, message.id().as_str());
     all.insert(headers::GROUP, context.group().unwrap_or(""));
-    message
-        .to_builder()
-        .stream(stream)
-        .headers(all)
-        .build_received()
+    let mut dead_letter = message.to_builder().stream(stream);
+    if message.data().is_empty() {
+        all.insert(headers::EMPTY, message.content_type().as_str());
+        dead_letter = dead_letter
+            .content_type("text/plain")
+            .data(match one_line(&reason) {
+                reason if reason.is_empty() => "no reason was given".to_owned(),
+                reason => reason,
+            });
+    }
+    dead_letter.headers(all).build_received()
 }
 
 /// Error texts may be long and have line breaks, which some backends refuse in headers.
@@ -124,11 +135,11 @@ pub fn redrive(dead_letter: &Message) -> Result<Message> {
     for name in headers::ALL {
         rest.remove(name);
     }
-    dead_letter
-        .to_builder()
-        .stream(stream)
-        .headers(rest)
-        .build_received()
+    let mut message = dead_letter.to_builder().stream(stream).headers(rest);
+    if let Some(content_type) = dead_letter.headers().get_str(headers::EMPTY) {
+        message = message.content_type(content_type).data("");
+    }
+    message.build_received()
 }
 
 #[cfg(test)]
@@ -157,5 +168,18 @@ mod tests {
         assert_eq!(get("tenant"), Some("acme"));
         assert_eq!(redrive(&dead).unwrap(), message);
         assert!(redrive(&message).is_err());
+    }
+
+    /// Writers refuse messages without data: its dead letter could never be written, and the message
+    /// would be tried for ever.
+    #[test]
+    fn the_dead_letter_of_a_message_without_data_has_some() {
+        let message = Message::builder("orders").build_received().unwrap();
+        let context = Context::for_test(message.clone());
+        let dead = dead_letter(&context, DeadLetterReason::Asked("nothing in it")).unwrap();
+        assert_eq!(&dead.data()[..], b"nothing in it");
+        assert_eq!(redrive(&dead).unwrap(), message);
+        let dead = dead_letter(&context, DeadLetterReason::Asked("")).unwrap();
+        assert!(!dead.data().is_empty());
     }
 }

@@ -95,7 +95,11 @@ impl Headers {
             return false;
         }
         if let Some(all) = &mut self.0 {
-            Arc::make_mut(all).retain(|(n, _)| &**n != name);
+            let all = Arc::make_mut(all);
+            all.retain(|(n, _)| &**n != name);
+            if all.is_empty() {
+                self.0 = None; // equal to headers that never had any
+            }
         }
         true
     }
@@ -193,6 +197,14 @@ mod tests {
         assert_eq!(all, [("b", &b"3"[..]), ("a", &b"4"[..])]);
         assert!(headers.remove("b"));
         assert!(!headers.remove("b"));
+    }
+
+    #[test]
+    fn headers_whose_last_one_is_removed_equal_those_without_any() {
+        let mut headers = Headers::new();
+        headers.insert("a", "1");
+        assert!(headers.remove("a"));
+        assert_eq!(headers, Headers::new());
     }
 
     #[test]

@@ -59,6 +59,12 @@ impl Callbacks {
         let _ = self.consumer.set(Arc::downgrade(consumer)); // once, before it is served
     }
 
+    /// Nothing is held any more.
+    pub(crate) fn forget_gauges(&self) {
+        let held: Vec<u32> = self.shared.lock().held.keys().copied().collect();
+        self.gauges.forget(&held);
+    }
+
     fn consumer(&self) -> Option<Arc<BaseConsumer<Self>>> {
         self.consumer.get().and_then(Weak::upgrade)
     }

@@ -50,6 +50,16 @@ impl Commits {
         true
     }
 
+    /// As [`settle`](Commits::settle), and the coordinator has the position: it went with a
+    /// transaction.
+    pub(crate) fn committed(&mut self, delivery: TokenId) {
+        if self.settle(delivery)
+            && let Some(position) = self.held(delivery)
+        {
+            position.sent = position.settled;
+        }
+    }
+
     /// Whether the delivery's partition is held under its epoch.
     pub(crate) fn is_held(&self, delivery: TokenId) -> bool {
         self.partitions
@@ -144,6 +154,17 @@ mod tests {
         assert!(commits.settle(id(0, 1, 41)));
         assert_eq!(taken(&mut commits), [(0, Offset::Offset(42))]);
         assert!(taken(&mut commits).is_empty());
+    }
+
+    #[test]
+    fn what_went_with_a_transaction_is_not_committed_again() {
+        let mut commits = Commits::default();
+        commits.assigned(0, 1);
+        commits.committed(id(0, 1, 41));
+        assert_eq!(commits.settled(0), Some(42));
+        assert!(taken(&mut commits).is_empty());
+        commits.committed(id(0, 2, 50));
+        assert_eq!(commits.settled(0), Some(42));
     }
 
     #[test]

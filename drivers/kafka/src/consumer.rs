@@ -39,6 +39,7 @@ pub(crate) fn start(
         .spawn(move || {
             serve(&consumer, &callbacks);
             callbacks.commit(&consumer, None, CommitMode::Sync);
+            callbacks.forget_gauges();
             // What nobody took holds the consumer too.
             let left = callbacks.shared.lock().take_left();
             drop(left);
@@ -147,12 +148,12 @@ fn carry_out(consumer: &Arc<BaseConsumer<Callbacks>>, callbacks: &Callbacks, com
             let _ = done.send(sought);
         }
         Command::Pause { partitions, done } => {
-            let _ = done.send(pause_or_resume(shared, &partitions, |list| {
+            let _ = done.send(each_held(shared, &partitions, "pause", |list| {
                 consumer.pause(list)
             }));
         }
         Command::Resume { partitions, done } => {
-            let _ = done.send(pause_or_resume(shared, &partitions, |list| {
+            let _ = done.send(each_held(shared, &partitions, "resume", |list| {
                 consumer.resume(list)
             }));
         }
@@ -176,9 +177,10 @@ fn seek(consumer: &BaseConsumer<Callbacks>, topic: &str, partition: u32, to: See
     Ok(())
 }
 
-fn pause_or_resume(
+fn each_held(
     shared: &Shared,
     partitions: &[u32],
+    doing: &'static str,
     act: impl FnOnce(&TopicPartitionList) -> KafkaResult<()>,
 ) -> Result<()> {
     let mut list = TopicPartitionList::new();
@@ -189,7 +191,7 @@ fn pause_or_resume(
         let number = i32::try_from(*partition).unwrap_or(i32::MAX);
         list.add_partition(shared.stream.as_str(), number);
     }
-    act(&list).map_err(|source| error(&source, "pause"))
+    act(&list).map_err(|source| error(&source, doing))
 }
 
 pub(crate) fn not_held(partition: u32) -> Error {

@@ -136,7 +136,8 @@ impl Decoder {
                     .map_or_else(Bytes::new, Bytes::copy_from_slice),
             );
         if let Some(millis) = record.timestamp().to_millis() {
-            message = message.time(from_unix_millis(millis));
+            // A time that cannot be written could never become a dead letter.
+            message = message.time(from_unix_millis(millis.max(1)));
         }
         message.build_received()
     }

@@ -85,6 +85,8 @@ pub(crate) struct Partitions {
     decoder: Decoder,
     until_end: bool,
     held: Vec<Partition>,
+    /// How many have gone and not come back yet: without a group all do, for they go to be sought.
+    away: usize,
     /// Whose turn it is.
     turn: usize,
 }
@@ -95,16 +97,20 @@ impl Partitions {
             decoder: Decoder::new(stream),
             until_end,
             held: Vec::new(),
+            away: 0,
             turn: 0,
         }
     }
 
     pub(crate) fn add(&mut self, partitions: Vec<Partition>) {
+        self.away = self.away.saturating_sub(partitions.len());
         self.held.extend(partitions);
     }
 
     pub(crate) fn remove(&mut self, gone: &[Assignment]) {
+        let before = self.held.len();
         self.held.retain(|held| !gone.contains(&held.assignment));
+        self.away += before - self.held.len();
     }
 
     pub(crate) fn clear(&mut self) {
@@ -113,7 +119,7 @@ impl Partitions {
 
     /// Whether a bounded read has come to its end everywhere.
     pub(crate) fn is_at_end(&self) -> bool {
-        self.until_end && self.held.iter().all(|partition| partition.ended)
+        self.until_end && self.away == 0 && self.held.iter().all(|partition| partition.ended)
     }
 
     /// Takes what is there, at most `max`.
@@ -129,11 +135,12 @@ impl Partitions {
             if partition.ended || !partition.ready.swap(false, Ordering::AcqRel) {
                 continue;
             }
-            if partition.take(&mut left, self.until_end, &mut self.decoder, out)? {
+            let more = partition.take(&mut left, self.until_end, &mut self.decoder, out);
+            if more.as_ref().copied().unwrap_or(true) {
                 // There is more here: the others come first next time.
                 partition.ready.store(true, Ordering::Release);
                 self.turn = (at + 1) % count;
-                break;
+                return more.map(drop);
             }
         }
         Ok(())

@@ -169,6 +169,7 @@ fn client_config(inner: &Inner, plan: &Plan) -> rdkafka::ClientConfig {
     // The client wants a group to assign partitions by hand too; it joins none then.
     let group = plan.group.as_deref().unwrap_or("streams-no-group");
     let mut client = inner.config.consumer(group);
+    let wait = client.get("fetch.wait.max.ms").unwrap_or("100").to_owned();
     client
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
@@ -178,6 +179,9 @@ fn client_config(inner: &Inner, plan: &Plan) -> rdkafka::ClientConfig {
             "queued.max.messages.kbytes",
             (plan.prefetch >> 10).to_string(),
         )
+        // A request that asks for partitions without news alone, because there is no room for those
+        // with news, holds up the next that long: half a second by default.
+        .set("fetch.wait.max.ms", wait)
         // How soon the client looks whether there is room again to fetch; by default it is a second.
         .set("fetch.queue.backoff.ms", "5")
         .set("enable.partition.eof", plan.until_end.to_string())
@@ -344,8 +348,17 @@ impl Subscription for KafkaSubscription {
         });
         match committed.await {
             Ok(Ok(())) => Ok(report),
-            // It stays noted, and is committed with the next.
-            Ok(Err(source)) => Err(error(&source, "settle").with("stream", &self.shared.stream)),
+            // It stays noted, and is committed with the next; or, when the group has given this member
+            // up, comes again on the subscription that is opened anew.
+            Ok(Err(source)) => {
+                let fenced =
+                    source.rdkafka_error_code() == Some(RDKafkaErrorCode::FencedInstanceId);
+                let error = error(&source, "settle").with("stream", &self.shared.stream);
+                Err(match error.kind() {
+                    ErrorKind::LeaseLost if !fenced => error.retryable(true),
+                    _ => error,
+                })
+            }
             Err(_) => Err(Error::closed("the runtime").driver(DRIVER)),
         }
     }
@@ -403,7 +416,10 @@ impl Subscription for KafkaSubscription {
             .collect();
         match producer.commit(&outputs, Some((positions, group))).await {
             Ok(()) => {
-                parts.clear();
+                let mut state = self.shared.lock();
+                for part in parts.drain(..) {
+                    state.commits.committed(part.settlement.token.id());
+                }
                 Ok(report)
             }
             Err(error) => {

@@ -178,6 +178,7 @@ impl Shared {
         offsets: Option<(TopicPartitionList, ConsumerGroupMetadata)>,
     ) -> Result<()> {
         let until = Instant::now() + self.config.transaction_timeout;
+        let settles = offsets.is_some();
         if let Err(source) = self
             .call_until(until, |producer, _| producer.begin_transaction())
             .await?
@@ -218,7 +219,9 @@ impl Shared {
                 )
                 .operation("commit a transaction")
                 .driver(DRIVER)
-                .retryable(true)
+                // A subscription opened anew goes on from what is committed; a batch written again
+                // might be there twice.
+                .retryable(settles)
                 .source(source))
             }
             Err(source) => Err(self.end(until, &source, "commit a transaction").await),
