@@ -6,7 +6,8 @@
 //! - `counts`: allocations, bytes, instructions and wake-ups, which are the same on every machine
 //!   of one kind.
 //! - `instructions`: the workload that `counts` runs under callgrind.
-//! - `guarantees`: the table of drivers and guarantees for the documentation.
+//!
+//! `bench/kafka` has programs of its own for the Kafka driver.
 
 pub mod bare;
 pub mod bus;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files whose links are followed.
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -14,7 +14,9 @@ const FILES: [&str; 9] = [
     "docs/performance.md",
     "docs/writing-a-driver.md",
     "drivers/chanbuf/README.md",
+    "drivers/kafka/README.md",
     "middleware/README.md",
+    "services/README.md",
 ];
 
 fn root() -> PathBuf {

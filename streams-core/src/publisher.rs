@@ -262,8 +262,24 @@ impl Publisher {
         }
     }
 
-    /// The same publisher on another writer.
-    pub(crate) fn on(&self, writer: Arc<dyn Writer>) -> Self {
+    /// The same publisher on another writer: one that is bound to a transaction, say.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// use std::sync::Arc;
+    /// use streams_core::{Error, ErrorKind, Message, NoopWriter, Publisher};
+    ///
+    /// let publisher = Publisher::builder(Arc::new(NoopWriter::new())).build();
+    /// let failing = NoopWriter::failing(|| Error::new(ErrorKind::Unavailable, "as asked"));
+    /// let elsewhere = publisher.on(Arc::new(failing));
+    ///
+    /// let message = Message::builder("a").data("x").build()?;
+    /// assert!(elsewhere.write(&[message.clone()]).await.is_err());
+    /// assert!(publisher.write(&[message]).await.is_ok());
+    /// # Ok::<(), Error>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn on(&self, writer: Arc<dyn Writer>) -> Self {
         Self {
             writer,
             ..self.clone()

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
+use streams_services::Service;
 
 use crate::run::{cargo, run};
 use crate::workspace::root;
-use crate::{Options, Result};
+use crate::{Options, Result, services};
 
 /// Programs of `streams-bench`. Those that count run with an allocator that counts, so that times
 /// are measured without it.
@@ -33,12 +35,7 @@ pub(crate) fn core(options: &Options) -> Result {
             binary,
             "--",
         ]);
-        if options.check {
-            bench.arg("--check");
-        }
-        if let Some(only) = &options.only {
-            bench.args(["--only", only]);
-        }
+        choose(&mut bench, options);
         let part = options
             .json
             .as_ref()
@@ -62,6 +59,24 @@ pub(crate) fn core(options: &Options) -> Result {
     }
 }
 
+/// Measures the Kafka driver against the raw client, on a broker of its own or on the user's.
+pub(crate) fn kafka(options: &Options) -> Result {
+    streams_services::install_build_tools()?;
+    // Built before, so that the broker does not wait for the compiler.
+    let package = "--package=streams-bench-kafka";
+    run(&mut cargo(["build", "--release", package]))?;
+    let servers = services::start(&[Service::Kafka])?;
+    let mut bench = cargo(["run", "--release", package, "--"]);
+    for server in &servers {
+        for variable in server.service().unset() {
+            bench.env(variable, server.address());
+        }
+    }
+    choose(&mut bench, options);
+    write_json(&mut bench, options)?;
+    run(&mut bench)
+}
+
 /// Measures this workspace beside other libraries, in a workspace of their own.
 pub(crate) fn peers(options: &Options) -> Result {
     let mut bench = cargo(["run", "--release", "--"]);
@@ -69,10 +84,25 @@ pub(crate) fn peers(options: &Options) -> Result {
     if let Some(only) = &options.only {
         bench.args(["--only", only]);
     }
+    write_json(&mut bench, options)?;
+    run(&mut bench)
+}
+
+/// Which figures, and whether they are checked.
+fn choose(bench: &mut Command, options: &Options) {
+    if options.check {
+        bench.arg("--check");
+    }
+    if let Some(only) = &options.only {
+        bench.args(["--only", only]);
+    }
+}
+
+fn write_json(bench: &mut Command, options: &Options) -> Result {
     if let Some(json) = &options.json {
         bench.arg("--json").arg(std::path::absolute(json)?);
     }
-    run(&mut bench)
+    Ok(())
 }
 
 fn take_figures(part: &Path) -> Result<Vec<Value>> {

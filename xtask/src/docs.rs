@@ -6,30 +6,31 @@ use crate::Result;
 use crate::run::{cargo, output, run};
 use crate::workspace::root;
 
-/// Parts of Markdown files that a program of `streams-bench` prints.
+/// Parts of Markdown files that a program prints.
 const GENERATED: [Generated; 1] = [Generated {
     file: "README.md",
     name: "guarantees",
-    binary: "guarantees",
+    package: "streams-guarantees",
 }];
 
 struct Generated {
     file: &'static str,
     /// The part stands between `<!-- generated: NAME -->` and `<!-- end of NAME -->`.
     name: &'static str,
-    binary: &'static str,
+    /// The crate of the program.
+    package: &'static str,
 }
 
 /// Builds the documentation, and writes or checks its generated parts.
 pub(crate) fn command(check: bool) -> Result {
+    // Drivers are partly in C.
+    streams_services::install_build_tools()?;
     let mut doc = cargo(["doc", "--workspace", "--no-deps", "--all-features"]);
     run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     for part in GENERATED {
         let path = root().join(part.file);
         let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", part.file))?;
-        let content = output(
-            cargo(["run", "--quiet", "--package", "streams-bench", "--bin"]).arg(part.binary),
-        )?;
+        let content = output(&mut cargo(["run", "--quiet", "--package", part.package]))?;
         let new = replace(&text, part.name, &content)
             .map_err(|error| format!("{}: {error}", part.file))?;
         if new == text {

@@ -103,7 +103,11 @@ fn group(setup: &Setup) -> ClientConfig {
     config
         .set("group.id", ksuid().expect("an id").as_str())
         .set("auto.offset.reset", "earliest")
-        .set("partition.assignment.strategy", "cooperative-sticky");
+        // What the driver sets.
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("queued.max.messages.kbytes", "8192")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.queue.backoff.ms", "5");
     config
 }
 

@@ -18,7 +18,7 @@ use crate::blocking::{Ended, attempts, blocking};
 use crate::client::Client;
 use crate::config::{Config, DRIVER};
 use crate::context::{ClientEvents, ClientFailure};
-use crate::error::{code, error};
+use crate::error::{code, error, is_passing, is_silence};
 use crate::topics::NewTopics;
 
 /// How long to wait for the settings of a topic, which can be done without.
@@ -157,7 +157,7 @@ impl Admin {
             let client = used.client(&this.config)?;
             question(client.producer().client(), left)
         };
-        let asking = attempts(timeout, ask, is_silence);
+        let asking = attempts(timeout, ask, is_passing);
         let answer = tokio::select! {
             biased;
             answer = asking => answer?,
@@ -193,6 +193,15 @@ impl Admin {
             *current = None;
         }
         Problem::Refused(failure)
+    }
+
+    /// Waits until the brokers have said which cluster they are.
+    pub(crate) async fn connect(self: &Arc<Self>) -> Result<(), Problem> {
+        self.ask(|client, timeout| match client.fetch_cluster_id(timeout) {
+            Some(_) => Ok(()),
+            None => Err(KafkaError::MetadataFetch(Code::OperationTimedOut)),
+        })
+        .await
     }
 
     /// How many partitions a topic has.
@@ -268,7 +277,7 @@ impl Admin {
             Ok(offsets)
         };
         let timeout = self.config.connect_timeout;
-        match attempts(timeout, ask, is_silence).await? {
+        match attempts(timeout, ask, is_passing).await? {
             Err(source) if is_silence(&source) => Err(Problem::NoAnswer(timeout, None)),
             answer => answer.map_err(Problem::of),
         }
@@ -393,14 +402,6 @@ impl Drop for Admin {
             let _ = thread::Builder::new().spawn(move || drop(admin));
         }
     }
-}
-
-/// Whether no broker answered, or not in time.
-fn is_silence(source: &KafkaError) -> bool {
-    matches!(
-        code(source),
-        Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown)
-    )
 }
 
 /// What came of the one topic that was asked for.

@@ -9,6 +9,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use streams_core::Error;
 
 use crate::config::DRIVER;
+use crate::error::is_passing;
 
 /// How long the first attempt may block, and with it a runtime that shuts down. Later ones may take
 /// longer, for brokers that are far away or busy.
@@ -16,6 +17,22 @@ const FIRST_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// Between two attempts: some fail at once.
 const BACKOFF: Duration = Duration::from_millis(20);
+
+/// Calls again after errors that may pass, until `timeout` is up. Blocks.
+pub(crate) fn patiently<T>(
+    timeout: Duration,
+    mut call: impl FnMut(Duration) -> KafkaResult<T>,
+) -> KafkaResult<T> {
+    let until = Instant::now() + timeout;
+    loop {
+        match call(until.saturating_duration_since(Instant::now())) {
+            Err(error) if is_passing(&error) && Instant::now() + BACKOFF < until => {
+                thread::sleep(BACKOFF);
+            }
+            other => return other,
+        }
+    }
+}
 
 /// The runtime shuts down.
 #[derive(Debug)]

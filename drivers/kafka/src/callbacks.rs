@@ -144,7 +144,7 @@ impl Callbacks {
         &self,
         consumer: &BaseConsumer<Self>,
         only: Option<&[u32]>,
-        mode: CommitMode,
+        _: CommitMode,
     ) {
         if self.shared.plan.group.is_none() {
             return;
@@ -155,13 +155,10 @@ impl Callbacks {
             .commits
             .take(self.shared.stream.as_str(), only);
         let Some(list) = list else { return };
-        // Not under the lock: it may wait for the broker.
-        if let CommitMode::Async = mode {
-            self.set_committing(Some(Instant::now()));
-        }
-        if let Err(error) = consumer.commit(&list, mode) {
-            self.commit_callback(Err(error), &list);
-        }
+        // Not under the lock: it waits for the broker. Of a commit that is not waited for, the client
+        // never tells what became of it.
+        let result = consumer.commit(&list, CommitMode::Sync);
+        self.commit_callback(result, &list);
     }
 }
 

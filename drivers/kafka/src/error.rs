@@ -42,6 +42,34 @@ pub(crate) fn code(source: &KafkaError) -> Option<Code> {
     }
 }
 
+/// Whether no broker answered, or not in time.
+pub(crate) fn is_silence(source: &KafkaError) -> bool {
+    matches!(
+        code(source),
+        Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::AllBrokersDown)
+    )
+}
+
+/// Whether asking again soon may help: nobody answered, or a leader is about to be elected, as after a
+/// topic was created.
+pub(crate) fn is_passing(source: &KafkaError) -> bool {
+    is_silence(source) || code(source).is_some_and(is_election)
+}
+
+fn is_election(code: Code) -> bool {
+    matches!(
+        code,
+        Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::ReplicaNotAvailable
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+    )
+}
+
 /// What kind of error a code is, and what to do about it.
 pub(crate) fn of_code(code: Code) -> (ErrorKind, &'static str) {
     match code {
@@ -101,6 +129,10 @@ pub(crate) fn of_code(code: Code) -> (ErrorKind, &'static str) {
             "the brokers did not confirm the message within `delivery_timeout`; it may have been \
              written all the same. See that they are up, and write it again",
         ),
+        code if is_election(code) => (
+            ErrorKind::Unavailable,
+            "the brokers elect a leader for the partition or the group just now; try again",
+        ),
         Code::BrokerTransportFailure
         | Code::AllBrokersDown
         | Code::Resolve
@@ -108,14 +140,8 @@ pub(crate) fn of_code(code: Code) -> (ErrorKind, &'static str) {
         | Code::RequestTimedOut
         | Code::NetworkException
         | Code::BrokerNotAvailable
-        | Code::LeaderNotAvailable
-        | Code::NotLeaderForPartition
-        | Code::ReplicaNotAvailable
         | Code::NotEnoughReplicas
         | Code::NotEnoughReplicasAfterAppend
-        | Code::CoordinatorLoadInProgress
-        | Code::CoordinatorNotAvailable
-        | Code::NotCoordinator
         | Code::WaitingForCoordinator
         | Code::NotController
         | Code::KafkaStorageError
@@ -141,6 +167,12 @@ pub(crate) fn of_code(code: Code) -> (ErrorKind, &'static str) {
         | Code::TransactionCoordinatorFenced => (
             ErrorKind::LeaseLost,
             "another member or producer has taken this one's place; open it anew",
+        ),
+        // Where the brokers assign partitions.
+        Code::UnreleasedInstanceId => (
+            ErrorKind::Unavailable,
+            "another member of the group has this instance id; end it, or wait until its session \
+             has timed out",
         ),
         Code::TopicAlreadyExists => (
             ErrorKind::Conflict,

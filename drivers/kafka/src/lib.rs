@@ -145,6 +145,18 @@ impl Kafka {
         deleted.map_err(|problem| problem.error("delete_topic").with("topic", &topic))
     }
 
+    /// Connects to the brokers, so that wrong addresses and credentials show before the first message.
+    /// Nobody has to: whatever needs a connection opens it. `Ok` at once where one was open before.
+    ///
+    /// # Errors
+    /// - [`Unavailable`](streams_core::ErrorKind::Unavailable) when no broker answers in the
+    ///   [`connect_timeout`](KafkaBuilder::connect_timeout).
+    /// - [`Permission`](streams_core::ErrorKind::Permission) when they refuse the credentials.
+    pub async fn connect(&self) -> Result<()> {
+        let connected = self.inner.admin.connect().await;
+        connected.map_err(|problem| problem.error("connect"))
+    }
+
     /// How many partitions a topic has.
     ///
     /// # Errors

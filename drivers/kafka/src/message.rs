@@ -13,8 +13,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use rdkafka::Message as _;
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders};
+use rdkafka::message::{Header, Headers as _, Message as Record, OwnedHeaders};
 use streams_core::{
     ContentType, Error, ErrorKind, Headers, Key, Message, MessageId, Result, StreamName,
     from_unix_millis, unix_millis,
@@ -99,7 +98,7 @@ impl Decoder {
 
     /// The message of a record, whoever wrote it: one without a usable id gets one of its topic,
     /// partition and offset, which is the same each time it is read.
-    pub(crate) fn message(&mut self, record: &BorrowedMessage<'_>) -> Result<Message> {
+    pub(crate) fn message(&mut self, record: &impl Record) -> Result<Message> {
         let mut id = None;
         let mut content_type = None;
         let mut headers = Headers::new();
@@ -155,7 +154,7 @@ impl Decoder {
 
 /// The header at this place. The client panics on a name that is not UTF-8, which the protocol
 /// forbids and no broker checks; such a header is left out.
-fn header(headers: &BorrowedHeaders, at: usize) -> Option<Header<'_, &[u8]>> {
+fn header(headers: &impl rdkafka::message::Headers, at: usize) -> Option<Header<'_, &[u8]>> {
     match catch_unwind(AssertUnwindSafe(|| headers.try_get(at))) {
         Ok(header) => header,
         Err(_) => {
@@ -178,6 +177,9 @@ fn derived_id(stream: &StreamName, partition: i32, offset: i64) -> Result<Messag
     let start = topic.len().saturating_sub(210);
     MessageId::new(format!("{}/{partition}/{offset}", &topic[start..]))
 }
+
+#[cfg(test)]
+mod properties;
 
 #[cfg(test)]
 mod tests {

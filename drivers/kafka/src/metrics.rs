@@ -10,7 +10,8 @@ use rdkafka::Statistics;
 
 use crate::shared::Shared;
 
-/// How many offsets behind the end of a partition the acknowledged position is.
+/// How many offsets behind the end of a partition the acknowledged position is, or where reading
+/// begins before anything is acknowledged.
 pub const LAG: &str = "streams_kafka_lag";
 /// Offsets of a partition that were delivered and are not acknowledged.
 pub const IN_FLIGHT: &str = "streams_kafka_in_flight";
@@ -28,6 +29,15 @@ struct OfPartition {
     lag: Gauge,
     in_flight: Gauge,
     prefetched: Gauge,
+}
+
+/// What is no longer read here is no longer measured here.
+impl Drop for OfPartition {
+    fn drop(&mut self) {
+        self.lag.set(0);
+        self.in_flight.set(0);
+        self.prefetched.set(0);
+    }
 }
 
 impl Gauges {
@@ -63,14 +73,16 @@ impl Gauges {
             }
             let of = gauges.entry(number).or_insert_with(|| self.of(number));
             let delivered = held.delivered.load(Ordering::Relaxed);
-            let settled = state.commits.settled(number);
-            if delivered >= 0 {
-                let first = held.facts.first.load(Ordering::Relaxed);
-                of.in_flight
-                    .set(distance(settled.unwrap_or(first), delivered));
+            // Before anything is acknowledged, where reading began; -1 before that.
+            let first = held.facts.first.load(Ordering::Relaxed);
+            let mut done = state.commits.settled(number).unwrap_or(first);
+            of.in_flight.set(distance(done, delivered));
+            if done == delivered {
+                // With nothing in flight, the client's own place says more: it is also past offsets
+                // that are no messages, such as those of the records by which transactions end.
+                let place = measured.next_offset - measured.fetchq_cnt;
+                done = done.max(place).max(measured.committed_offset);
             }
-            // Before anything is acknowledged here, what the group has committed.
-            let done = settled.unwrap_or(measured.committed_offset);
             if measured.hi_offset >= 0 && done >= 0 {
                 of.lag.set(distance(done, measured.hi_offset));
             }
@@ -85,11 +97,7 @@ impl Gauges {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for number in partitions {
-            if let Some(of) = gauges.remove(number) {
-                of.lag.set(0);
-                of.in_flight.set(0);
-                of.prefetched.set(0);
-            }
+            gauges.remove(number);
         }
     }
 

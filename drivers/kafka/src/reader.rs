@@ -169,7 +169,9 @@ fn client_config(inner: &Inner, plan: &Plan) -> rdkafka::ClientConfig {
     // The client wants a group to assign partitions by hand too; it joins none then.
     let group = plan.group.as_deref().unwrap_or("streams-no-group");
     let mut client = inner.config.consumer(group);
-    let wait = client.get("fetch.wait.max.ms").unwrap_or("100").to_owned();
+    // A bounded read knows that it is at the end by a request that found nothing.
+    let wait = if plan.until_end { "10" } else { "100" };
+    let wait = client.get("fetch.wait.max.ms").unwrap_or(wait).to_owned();
     client
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")

@@ -18,6 +18,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 use streams_core::{Result, StartFrom, unix_millis};
 
+use crate::blocking::patiently;
 use crate::callbacks::Callbacks;
 use crate::commits::add;
 use crate::error::error;
@@ -43,7 +44,7 @@ pub(crate) fn unpinned(
     for partition in partitions {
         asked.add_partition(topic, number(*partition));
     }
-    if without_position(consumer, asked, timeout)?.len() < partitions.len() {
+    if without_position(consumer, &asked, timeout)?.len() < partitions.len() {
         return Ok(TopicPartitionList::new());
     }
     resolve(consumer, topic, partitions, start, timeout)
@@ -79,7 +80,7 @@ pub(crate) fn pin_assigned(
     for element in assigned.elements() {
         asked.add_partition(element.topic(), element.partition());
     }
-    let fresh = without_position(consumer, asked, timeout)?;
+    let fresh = without_position(consumer, &asked, timeout)?;
     let mut list = TopicPartitionList::new();
     for element in begin.elements() {
         if fresh.contains(&element.partition()) {
@@ -98,22 +99,21 @@ pub(crate) fn pin_assigned(
 /// Which of these partitions the group has no position in. Blocks.
 fn without_position(
     consumer: &BaseConsumer<Callbacks>,
-    asked: TopicPartitionList,
+    asked: &TopicPartitionList,
     timeout: Duration,
 ) -> Result<Vec<i32>> {
-    let committed = consumer
-        .committed_offsets(asked, timeout)
-        .map_err(|source| error(&source, "subscribe"))?;
-    let mut fresh = Vec::new();
-    for element in committed.elements() {
-        element
-            .error()
-            .map_err(|source| error(&source, "subscribe"))?;
-        if element.offset() == Offset::Invalid {
-            fresh.push(element.partition());
+    let ask = |left| {
+        let committed = consumer.committed_offsets(asked.clone(), left)?;
+        let mut fresh = Vec::new();
+        for element in committed.elements() {
+            element.error()?;
+            if element.offset() == Offset::Invalid {
+                fresh.push(element.partition());
+            }
         }
-    }
-    Ok(fresh)
+        Ok(fresh)
+    };
+    patiently(timeout, ask).map_err(|source| error(&source, "subscribe"))
 }
 
 /// The offset of each partition at which to begin. Blocks.
@@ -189,19 +189,18 @@ fn offsets(
             .add_partition_offset(topic, number(*partition), offset)
             .map_err(|source| error(&source, "subscribe"))?;
     }
-    let found = consumer
-        .offsets_for_times(asked, timeout)
-        .map_err(|source| error(&source, "subscribe"))?;
-    let mut offsets = Vec::with_capacity(partitions.len());
-    for element in found.elements() {
-        element
-            .error()
-            .map_err(|source| error(&source, "subscribe"))?;
-        let offset = element.offset().to_raw().unwrap_or(LATEST);
-        offsets.push((u32::try_from(element.partition()).unwrap_or(0), offset));
-    }
-    offsets.sort_unstable();
-    Ok(offsets)
+    let ask = |left| {
+        let found = consumer.offsets_for_times(asked.clone(), left)?;
+        let mut offsets = Vec::with_capacity(partitions.len());
+        for element in found.elements() {
+            element.error()?;
+            let offset = element.offset().to_raw().unwrap_or(LATEST);
+            offsets.push((u32::try_from(element.partition()).unwrap_or(0), offset));
+        }
+        offsets.sort_unstable();
+        Ok(offsets)
+    };
+    patiently(timeout, ask).map_err(|source| error(&source, "subscribe"))
 }
 
 fn number(partition: u32) -> i32 {

@@ -39,7 +39,10 @@ impl Broker {
     /// One of its own, behind a proxy.
     async fn own() -> Self {
         let server = tokio::task::spawn_blocking(|| {
-            streams_services::Kafka::builder().proxied().start().unwrap()
+            streams_services::Kafka::builder()
+                .proxied()
+                .start()
+                .unwrap()
         });
         let server = server.await.unwrap();
         let proxy = server.proxy(1).await.unwrap();

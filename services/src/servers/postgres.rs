@@ -13,6 +13,7 @@ use crate::{Error, Result, ask};
 #[derive(Debug, Clone, Default)]
 pub struct Postgres {
     durable: bool,
+    settings: Vec<String>,
 }
 
 impl Postgres {
@@ -26,6 +27,13 @@ impl Postgres {
     #[must_use]
     pub fn durable(mut self) -> Self {
         self.durable = true;
+        self
+    }
+
+    /// Sets what would stand in `postgresql.conf`.
+    #[must_use]
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push(format!("{name}={value}"));
         self
     }
 
@@ -80,6 +88,9 @@ impl Recipe for Postgres {
             .args(["-c", "max_connections=200"]);
         if !self.durable {
             postgres.args(["-c", "fsync=off"]);
+        }
+        for setting in &self.settings {
+            postgres.args(["-c", setting]);
         }
         Ok(postgres)
     }

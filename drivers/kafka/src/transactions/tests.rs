@@ -33,6 +33,18 @@ async fn written(kafka: &Kafka, topic: &StreamName) -> u64 {
     kafka.watermarks(topic, 0).await.unwrap().1
 }
 
+/// Waits for the record that ends a transaction: the coordinator writes it after it has confirmed the
+/// commit.
+async fn until_written(kafka: &Kafka, topic: &StreamName, count: u64) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while written(kafka, topic).await != count {
+        assert!(
+            Instant::now() < until,
+            "{count} records have not been written"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_producer_whose_id_another_has_taken_is_finished() {
     let kafka = kafka().await;
@@ -48,7 +60,7 @@ async fn a_producer_whose_id_another_has_taken_is_finished() {
     }
     assert!(first.is_finished() && !second.is_finished());
     second.commit(&[message(&topic)], None).await.unwrap();
-    assert_eq!(written(&kafka, &topic).await, 4);
+    until_written(&kafka, &topic, 4).await;
 }
 
 #[tokio::test]
@@ -68,7 +80,7 @@ async fn offsets_are_committed_with_the_messages_or_not_at_all() {
     };
     producer.commit(&[message(&output)], at(5)).await.unwrap();
     assert_eq!(kafka.committed(group, &input).await.unwrap(), [Some(5)]);
-    assert_eq!(written(&kafka, &output).await, 2);
+    until_written(&kafka, &output, 2).await;
 
     let large = vec![b'x'; 2_000_000];
     let bad = Message::builder(&output).data(large).build().unwrap();
@@ -80,7 +92,7 @@ async fn offsets_are_committed_with_the_messages_or_not_at_all() {
     producer.commit(&[], at(7)).await.unwrap();
     producer.commit(&[], None).await.unwrap();
     assert_eq!(kafka.committed(group, &input).await.unwrap(), [Some(7)]);
-    assert_eq!(written(&kafka, &output).await, 2);
+    until_written(&kafka, &output, 2).await;
 }
 
 #[tokio::test]

@@ -27,11 +27,15 @@ async fn a_hundred_keys_of_one_partition_are_handled_at_once_each_in_order() {
             peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(10)).await;
             let number = number(&message);
-            seen.lock().unwrap().entry(number % KEYS).or_default().push(number);
+            seen.lock()
+                .unwrap()
+                .entry(number % KEYS)
+                .or_default()
+                .push(number);
             now.fetch_sub(1, Ordering::SeqCst);
         }
     })
-    .group("g")
+    .group(stream.as_str())
     .concurrency(KEYS)
     .register()
     .unwrap();
@@ -66,7 +70,7 @@ async fn a_retry_with_delay_holds_up_its_key_alone() {
             Outcome::Ack
         }
     })
-    .group("g")
+    .group(stream.as_str())
     .register()
     .unwrap();
     let started = Instant::now();
@@ -79,7 +83,10 @@ async fn a_retry_with_delay_holds_up_its_key_alone() {
     let of_key: Vec<_> = arrived.all().into_iter().filter(|n| n % 30 == 0).collect();
     assert_eq!(of_key, (0..10).map(|i| i * 30).collect::<Vec<_>>());
     shut_down(&bus).await;
-    assert_eq!(kafka.committed("g", &stream).await.unwrap(), [Some(300)]);
+    assert_eq!(
+        kafka.committed(stream.as_str(), &stream).await.unwrap(),
+        [Some(300)]
+    );
 }
 
 /// A handler may take longer than `max.poll.interval.ms`: the partition stays.
@@ -103,7 +110,7 @@ async fn slow_handlers_do_not_exceed_the_poll_interval() {
             arrived.add(&message);
         }
     })
-    .group("g")
+    .group(stream.as_str())
     // Room for one alone: nothing is taken from the client meanwhile.
     .max_in_flight(1)
     .register()
@@ -130,7 +137,7 @@ async fn in_flight_is_bounded_by_the_settings() {
             arrived.add(&message);
         }
     })
-    .group("g")
+    .group(stream.as_str())
     .start_from(StartFrom::Earliest)
     .max_in_flight(100)
     .option(KafkaOptions::new().commit_interval(Duration::from_millis(10)))

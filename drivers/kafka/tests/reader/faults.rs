@@ -1,26 +1,14 @@
 //! Brokers that die, are not there, or refuse. Each test has a broker of its own.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use streams_core::{Bus, Driver, ErrorKind, ReadOptions};
 use streams_kafka::{Kafka, NewTopics};
 
-use crate::support::{Arrived, PATIENCE, kafka, logged, settings, shut_down, topic, unique, write};
-
-async fn own_broker() -> Arc<streams_services::Kafka> {
-    logged();
-    let start = || streams_services::Kafka::builder().start().unwrap();
-    Arc::new(tokio::task::spawn_blocking(start).await.unwrap())
-}
-
-async fn on(
-    broker: &Arc<streams_services::Kafka>,
-    act: impl FnOnce(&streams_services::Kafka) + Send + 'static,
-) {
-    let broker = broker.clone();
-    tokio::task::spawn_blocking(move || act(&broker)).await.unwrap();
-}
+use crate::support::{
+    Arrived, PATIENCE, brokers, committed, kafka, on, own_broker, settings, shut_down, topic,
+    unique, write,
+};
 
 fn counting(bus: &Bus<Kafka>, stream: &streams_core::StreamName, arrived: &Arrived) {
     let arrived = arrived.clone();
@@ -31,7 +19,7 @@ fn counting(bus: &Bus<Kafka>, stream: &streams_core::StreamName, arrived: &Arriv
             arrived.add(&message);
         }
     })
-    .group("g")
+    .group(stream.as_str())
     .concurrency(4)
     .max_in_flight(64)
     .register()
@@ -59,16 +47,7 @@ async fn a_broker_killed_while_it_is_read_loses_nothing() {
     }
     arrived.wait(3000).await;
     // And all of it is acknowledged, by whoever holds the partitions in the end.
-    let committed = async {
-        loop {
-            let positions = kafka.committed("g", &stream).await;
-            if positions.is_ok_and(|p| p.iter().flatten().sum::<u64>() == 3000) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, committed).await.unwrap();
+    committed(&kafka, stream.as_str(), &stream, 3000).await;
     shut_down(&bus).await;
 }
 
@@ -144,7 +123,11 @@ async fn an_unknown_topic_is_not_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_deleted_while_it_is_read_ends_the_subscription() {
-    let kafka = kafka().await;
+    let kafka = settings(&brokers().await)
+        // How long the client waits whether a topic that is gone comes back; by default 30 s.
+        .property("topic.metadata.propagation.max.ms", "1000")
+        .build()
+        .unwrap();
     let stream = topic(&kafka, "deleted", &NewTopics::new(1)).await;
     write(&kafka, &stream, 10, 1).await;
     let bus = Bus::new(kafka.clone());

@@ -218,3 +218,26 @@ async fn a_bounded_read_ends_with_what_was_there() {
     assert_eq!(out.len(), 50);
     subscription.close().await.unwrap();
 }
+
+/// Partitions have no leader for a moment after the topic is there.
+#[tokio::test]
+async fn a_topic_just_created_can_be_read() {
+    let kafka = kafka().await;
+    for _ in 0..5 {
+        let stream = topic(&kafka, "fresh", &NewTopics::new(6)).await;
+        for partition in 0..6 {
+            assert_eq!(kafka.watermarks(&stream, partition).await.unwrap(), (0, 0));
+        }
+        let stream = topic(&kafka, "fresh", &NewTopics::new(6)).await;
+        let mut options = ReadOptions::new(&stream).unwrap();
+        options.driver.insert(KafkaOptions::new().until_end());
+        let mut subscription = subscribe(&kafka, &options.start_from(StartFrom::Earliest)).await;
+        loop {
+            let mut out = Vec::new();
+            match subscription.receive(MANY, &mut out).await.unwrap() {
+                Received::End => break,
+                received => assert!(out.is_empty(), "{received:?}"),
+            }
+        }
+    }
+}

@@ -31,7 +31,7 @@ async fn a_rebalance_storm_loses_nothing() {
                 arrived.add(&message);
             }
         })
-        .group("g")
+        .group(stream.as_str())
         .concurrency(4)
         .max_in_flight(32)
         .register()
@@ -71,11 +71,14 @@ async fn a_rebalance_storm_loses_nothing() {
             tokio::spawn(async move { shut_down(&leaving).await });
         }
         step += 1;
-        let committed = kafka.committed("g", &stream).await.unwrap();
+        let committed = kafka.committed(stream.as_str(), &stream).await.unwrap();
         for (partition, position) in committed.into_iter().enumerate() {
             let position = position.unwrap_or(0);
             let last = positions.entry(partition).or_default();
-            assert!(position >= *last, "partition {partition} went back from {last} to {position}");
+            assert!(
+                position >= *last,
+                "partition {partition} went back from {last} to {position}"
+            );
             *last = position;
         }
     }
@@ -89,7 +92,7 @@ async fn a_rebalance_storm_loses_nothing() {
     for member in &members {
         shut_down(member).await;
     }
-    let committed = kafka.committed("g", &stream).await.unwrap();
+    let committed = kafka.committed(stream.as_str(), &stream).await.unwrap();
     assert_eq!(committed.iter().flatten().sum::<u64>(), written as u64);
 }
 
@@ -110,7 +113,7 @@ async fn running_handlers_finish_before_their_partition_goes() {
                 arrived.add(&message);
             }
         })
-        .group("g")
+        .group(stream.as_str())
         .concurrency(2)
         .register()
         .unwrap();
@@ -136,7 +139,10 @@ async fn a_static_member_comes_back_without_a_rebalance() {
     let kafka = kafka().await;
     let stream = topic(&kafka, "static", &NewTopics::new(2)).await;
     let options = |id: &str| {
-        let mut options = ReadOptions::new(&stream).unwrap().group("g").unwrap();
+        let mut options = ReadOptions::new(&stream)
+            .unwrap()
+            .group(stream.as_str())
+            .unwrap();
         options.driver.insert(KafkaOptions::new().instance_id(id));
         options
     };
@@ -171,7 +177,10 @@ async fn a_static_member_comes_back_without_a_rebalance() {
         }
     };
     let back = tokio::time::timeout(PATIENCE, back).await.unwrap();
-    assert!(matches!(&back, Received::Assigned(partitions) if partitions.len() == 1), "{back:?}");
+    assert!(
+        matches!(&back, Received::Assigned(partitions) if partitions.len() == 1),
+        "{back:?}"
+    );
     stays.close().await.unwrap();
     leaves.close().await.unwrap();
 }
@@ -182,7 +191,10 @@ async fn a_settlement_of_a_partition_that_went_is_reported_lost() {
     let kafka = kafka().await;
     let stream = topic(&kafka, "went", &NewTopics::new(2)).await;
     write(&kafka, &stream, 40, 40).await;
-    let options = ReadOptions::new(&stream).unwrap().group("g").unwrap();
+    let options = ReadOptions::new(&stream)
+        .unwrap()
+        .group(stream.as_str())
+        .unwrap();
     let mut first = subscribe(&kafka, &options).await;
     let deliveries = take(&mut *first, 40).await;
     // One of the two partitions moves.

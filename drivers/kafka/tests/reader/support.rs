@@ -1,16 +1,20 @@
 //! A broker, topics of their own, and raw producers.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use streams_core::{
     Bus, Delivery, Driver, Message, ReadOptions, Received, StreamName, Subscription, ksuid,
 };
 use streams_kafka::{Kafka, KafkaBuilder, NewTopics};
 use streams_services::Service;
+
+use crate::logs::logged;
 
 /// Anything that takes longer hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,14 +26,6 @@ pub(crate) async fn brokers() -> String {
     logged();
     let address = tokio::task::spawn_blocking(|| Service::Kafka.address().unwrap());
     address.await.unwrap()
-}
-
-/// Has a test that fails show what the driver said.
-pub(crate) fn logged() {
-    let _ = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_test_writer()
-        .try_init();
 }
 
 pub(crate) fn settings(brokers: &str) -> KafkaBuilder {
@@ -55,7 +51,17 @@ pub(crate) async fn topic(kafka: &Kafka, what: &str, topics: &NewTopics) -> Stre
 
 /// Messages `0..count` in as many keys as asked for, written.
 pub(crate) async fn write(kafka: &Kafka, stream: &StreamName, count: usize, keys: usize) {
-    let messages: Vec<_> = (0..count)
+    write_range(kafka, stream, 0..count, keys).await;
+}
+
+/// Messages of these numbers in as many keys as asked for, written.
+pub(crate) async fn write_range(
+    kafka: &Kafka,
+    stream: &StreamName,
+    numbers: Range<usize>,
+    keys: usize,
+) {
+    let messages: Vec<_> = numbers
         .map(|i| {
             Message::builder(stream)
                 .key(format!("key-{}", i % keys))
@@ -71,7 +77,10 @@ pub(crate) async fn write(kafka: &Kafka, stream: &StreamName, count: usize, keys
 
 /// What a message of [`write`] says.
 pub(crate) fn number(message: &Message) -> usize {
-    std::str::from_utf8(message.data()).unwrap().parse().unwrap()
+    std::str::from_utf8(message.data())
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 /// What has arrived, in order of arrival.
@@ -145,6 +154,108 @@ pub(crate) async fn subscribe(kafka: &Kafka, options: &ReadOptions) -> Box<dyn S
 
 pub(crate) async fn shut_down(bus: &Bus<Kafka>) -> streams_core::RunReport {
     bus.shutdown(Duration::from_secs(20)).await
+}
+
+/// A broker of its own, to do harm to.
+pub(crate) async fn own_broker() -> Arc<streams_services::Kafka> {
+    logged();
+    let start = || streams_services::Kafka::builder().start().unwrap();
+    Arc::new(tokio::task::spawn_blocking(start).await.unwrap())
+}
+
+/// Does something to a broker while all else goes on.
+pub(crate) async fn on(
+    broker: &Arc<streams_services::Kafka>,
+    act: impl FnOnce(&streams_services::Kafka) + Send + 'static,
+) {
+    let broker = broker.clone();
+    tokio::task::spawn_blocking(move || act(&broker))
+        .await
+        .unwrap();
+}
+
+/// Waits until a group's positions come to so many messages.
+pub(crate) async fn committed(kafka: &Kafka, group: &str, stream: &StreamName, count: usize) {
+    let mut last = None;
+    let committed = async {
+        loop {
+            let positions = kafka.committed(group, stream).await;
+            let sum = positions.as_ref().map(|p| p.iter().flatten().sum::<u64>());
+            if sum.is_ok_and(|sum| sum == count as u64) {
+                return;
+            }
+            last = Some(positions);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, committed).await.is_ok();
+    assert!(
+        in_time,
+        "{count} are not committed in {PATIENCE:?}, but {last:?}"
+    );
+}
+
+/// Key and number of all that was committed to a topic so far, in order of partition. It waits for
+/// transactions that are still open.
+pub(crate) async fn read_committed(brokers: &str, stream: &StreamName) -> Vec<(String, usize)> {
+    const END: &str = "end";
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "tests")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed");
+    let topic = stream.to_string();
+    let open = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = config.create().unwrap();
+        let metadata = consumer.fetch_metadata(Some(&topic), PATIENCE).unwrap();
+        let mut assigned = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            let (number, start) = (partition.id(), Offset::Beginning);
+            assigned
+                .add_partition_offset(&topic, number, start)
+                .unwrap();
+        }
+        consumer.assign(&assigned).unwrap();
+        (consumer, assigned.count())
+    });
+    let (consumer, mut open) = open.await.unwrap();
+    produce_raw(brokers, |producer| {
+        for partition in 0..i32::try_from(open).unwrap() {
+            producer
+                .send(plain(stream, END).partition(partition))
+                .unwrap();
+        }
+    })
+    .await;
+    let read = tokio::task::spawn_blocking(move || {
+        let until = Instant::now() + PATIENCE;
+        let text =
+            |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap_or_default().to_vec()).unwrap();
+        let mut records = Vec::new();
+        while open > 0 {
+            assert!(
+                Instant::now() < until,
+                "{open} partitions could not be read to their end"
+            );
+            match consumer.poll(Duration::from_millis(100)) {
+                None => {}
+                Some(Err(error)) => panic!("{error}"),
+                Some(Ok(record)) if record.payload() == Some(END.as_bytes()) => open -= 1,
+                Some(Ok(record)) => {
+                    let number = text(record.payload()).parse().unwrap();
+                    records.push((record.partition(), text(record.key()), number));
+                }
+            }
+        }
+        // Of each partition they came in order.
+        records.sort_by_key(|(partition, ..)| *partition);
+        records
+            .into_iter()
+            .map(|(_, key, number)| (key, number))
+            .collect()
+    });
+    read.await.unwrap()
 }
 
 /// Writes as another program would.

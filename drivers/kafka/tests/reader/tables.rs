@@ -26,8 +26,12 @@ async fn a_compacted_topic_is_read_into_a_table_and_then_followed() {
     let mut table = HashMap::new();
     let mut positions = HashMap::new();
     for partition in 0..2 {
-        let mut options = ReadOptions::new(&stream).unwrap().start_from(StartFrom::Earliest);
-        options.driver.insert(KafkaOptions::new().partitions([partition]).until_end());
+        let mut options = ReadOptions::new(&stream)
+            .unwrap()
+            .start_from(StartFrom::Earliest);
+        options
+            .driver
+            .insert(KafkaOptions::new().partitions([partition]).until_end());
         let mut subscription = subscribe(&kafka, &options).await;
         let mut out = Vec::new();
         while subscription.receive(MANY, &mut out).await.unwrap() != Received::End {}
