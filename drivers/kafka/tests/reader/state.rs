@@ -25,6 +25,8 @@ struct World {
     /// The last number of each key, in a compacted topic with the input's partitions.
     table: StreamName,
     owners: Mutex<HashMap<u32, usize>>,
+    /// How many tables each member has restored.
+    ready: Mutex<HashMap<usize, usize>>,
     wrong: Mutex<Vec<String>>,
     arrived: Arrived,
 }
@@ -34,17 +36,20 @@ impl World {
         self.wrong.lock().unwrap().push(what);
     }
 
-    fn held_by(&self, member: usize) -> usize {
-        let owners = self.owners.lock().unwrap();
-        owners.values().filter(|owner| **owner == member).count()
+    fn ready(&self, member: usize) -> usize {
+        self.ready
+            .lock()
+            .unwrap()
+            .get(&member)
+            .copied()
+            .unwrap_or(0)
     }
 
-    /// Waits until these members hold all partitions, none of them too few.
+    /// Waits until these members have all partitions, none of them too few.
     async fn shared_by(&self, members: &[usize]) {
         let least = PARTITIONS as usize / members.len();
         until(&format!("the partitions are shared by {members:?}"), || {
-            let held = members.iter().map(|member| self.held_by(*member));
-            let held: Vec<_> = held.collect();
+            let held: Vec<_> = members.iter().map(|member| self.ready(*member)).collect();
             held.iter().sum::<usize>() == PARTITIONS as usize && held.iter().all(|n| *n >= least)
         })
         .await;
@@ -151,7 +156,15 @@ impl Member {
 
     fn gone(&self, partitions: &[Assignment]) {
         for one in partitions {
-            self.tables.lock().unwrap().remove(&one.partition);
+            if self.tables.lock().unwrap().remove(&one.partition).is_some() {
+                *self
+                    .world
+                    .ready
+                    .lock()
+                    .unwrap()
+                    .entry(self.name)
+                    .or_default() -= 1;
+            }
             let before = self
                 .epochs
                 .lock()
@@ -199,6 +212,13 @@ impl PartitionListener for Member {
             }
             let table = self.world.restored(one.partition).await;
             self.tables.lock().unwrap().insert(one.partition, table);
+            *self
+                .world
+                .ready
+                .lock()
+                .unwrap()
+                .entry(self.name)
+                .or_default() += 1;
         }
         Ok(())
     }
@@ -229,6 +249,7 @@ async fn a_table_of_each_partition_follows_it_from_member_to_member() {
         table: topic(&kafka, "tables", &compacted).await,
         kafka,
         owners: Mutex::default(),
+        ready: Mutex::default(),
         wrong: Mutex::default(),
         arrived: Arrived::default(),
     });
@@ -257,7 +278,7 @@ async fn a_table_of_each_partition_follows_it_from_member_to_member() {
     world.shared_by(&[1, 2]).await;
     handled_more(&world).await;
     shut_down(&one).await;
-    assert_eq!(world.held_by(1), 0);
+    assert_eq!(world.ready(1), 0);
     world.shared_by(&[2]).await;
     handled_more(&world).await;
     let three = Member::join(&world, 3).await;
@@ -267,6 +288,7 @@ async fn a_table_of_each_partition_follows_it_from_member_to_member() {
     let written = writer.await.unwrap();
     world.arrived.wait(written).await;
     shut_down(&two).await;
+    world.shared_by(&[3]).await;
     shut_down(&three).await;
     assert!(world.owners.lock().unwrap().is_empty());
     assert_eq!(*world.wrong.lock().unwrap(), Vec::<String>::new());
