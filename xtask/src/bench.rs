@@ -62,10 +62,19 @@ pub(crate) fn core(options: &Options) -> Result {
 /// Measures the Kafka driver against the raw client, on a broker of its own or on the user's.
 pub(crate) fn kafka(options: &Options) -> Result {
     streams_services::install_build_tools()?;
-    // Built before, so that the broker does not wait for the compiler.
-    let package = "--package=streams-bench-kafka";
+    against(Service::Kafka, "--package=streams-bench-kafka", options)
+}
+
+/// Measures the SQL outbox, relay and queue against the database's own statements.
+pub(crate) fn sql(options: &Options) -> Result {
+    against(Service::Postgres, "--package=streams-bench-sql", options)
+}
+
+/// Runs a benchmark on a server of its own, or on the user's.
+fn against(service: Service, package: &str, options: &Options) -> Result {
+    // Built before, so that the server does not wait for the compiler.
     run(&mut cargo(["build", "--release", package]))?;
-    let servers = services::start(&[Service::Kafka])?;
+    let servers = services::start(&[service])?;
     let mut bench = cargo(["run", "--release", package, "--"]);
     for server in &servers {
         for variable in server.service().unset() {

@@ -2,13 +2,18 @@
 //! defaults; none is connected.
 
 use streams_chanbuf::Chanbuf;
-use streams_core::{Driver, Result};
+use streams_core::{Driver, Error, Result};
 use streams_kafka::Kafka;
+use streams_sql::SqlQueue;
 use streams_testkit::guarantees_table;
 
-fn main() -> Result<()> {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
     let kafka = Kafka::builder("localhost:9092").build()?;
-    let readers = [Chanbuf::new().reader(), kafka.reader()];
+    let pool = sqlx::SqlitePool::connect_lazy("sqlite::memory:");
+    let pool = pool.map_err(|error| Error::invalid_config(error.to_string()))?;
+    let sql = SqlQueue::builder(pool).build()?;
+    let readers = [Chanbuf::new().reader(), kafka.reader(), sql.reader()];
     let capabilities: Vec<_> = readers.iter().map(|reader| reader.capabilities()).collect();
     print!("{}", guarantees_table(&capabilities));
     Ok(())

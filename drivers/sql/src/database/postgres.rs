@@ -1,0 +1,3 @@
+use super::backend;
+
+backend!(sqlx::Postgres, Postgres);

@@ -1,0 +1,3 @@
+use super::backend;
+
+backend!(sqlx::Sqlite, Sqlite);

@@ -1,0 +1,278 @@
+//! Writing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use streams_core::{
+    Capabilities, Error, ErrorKind, Message, MessageId, Result, StreamName, WriteError, Writer,
+    async_trait, unix_millis,
+};
+use tokio::sync::{RwLock, RwLockReadGuard};
+
+use super::settle::is_unknown;
+use super::store::{Lock, Store, Tries};
+use super::streams::Holders;
+use crate::DRIVER;
+use crate::database::{Database, Value};
+use crate::error::error;
+
+/// So many writes share one look for messages that were kept long enough.
+const CLEAN_EVERY: u64 = 256;
+
+pub(crate) struct QueueWriter<DB: Database> {
+    store: Arc<Store<DB>>,
+    capabilities: Capabilities,
+    /// Whether it is closed. Writes hold it shared, so that closing waits for them.
+    closed: RwLock<bool>,
+    writes: AtomicU64,
+}
+
+impl<DB: Database> QueueWriter<DB> {
+    pub(crate) fn new(store: Arc<Store<DB>>) -> Self {
+        Self {
+            capabilities: store.config.capabilities(),
+            store,
+            closed: RwLock::new(false),
+            writes: AtomicU64::new(0),
+        }
+    }
+
+    /// Begins a write, unless closed.
+    async fn begin(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let closed = self.closed.read().await;
+        if *closed {
+            return Err(Error::closed("the writer").driver(DRIVER));
+        }
+        self.store.tell_others();
+        Ok(closed)
+    }
+
+    /// The messages that can be written, each with its place in the batch and the id of its stream;
+    /// and why others cannot.
+    async fn sort<'a>(&self, batch: &'a [Message]) -> (Vec<(usize, i64, &'a Message)>, Failures) {
+        let mut good = Vec::with_capacity(batch.len());
+        let mut bad = Failures::new();
+        for (index, message) in batch.iter().enumerate() {
+            if let Some(error) = self.store.config.refuse(message) {
+                bad.push((index, error));
+                continue;
+            }
+            match self.store.stream(message.stream()).await {
+                Ok(stream) => good.push((index, stream, message)),
+                Err(error) => bad.push((index, error.operation("write"))),
+            }
+        }
+        (good, bad)
+    }
+
+    async fn write_all(&self, batch: &[Message], due: Option<i64>) -> Result<(), WriteError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let failures = match self.begin().await {
+            Ok(_begun) => self.failures(batch, due).await,
+            Err(closed) => same(closed, 0..batch.len()),
+        };
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(WriteError::new(failures))
+        }
+    }
+
+    async fn failures(&self, batch: &[Message], due: Option<i64>) -> Failures {
+        let sorted = self
+            .store
+            .within("write", async { Ok(self.sort(batch).await) });
+        let (good, mut failures) = match sorted.await {
+            Ok(sorted) => sorted,
+            Err(error) => return same(error, 0..batch.len()),
+        };
+        if good.is_empty() {
+            return failures;
+        }
+        let messages: Vec<_> = good.iter().map(|(_, s, message)| (*s, *message)).collect();
+        if let Err(error) = self.commit(&messages, due, "write").await {
+            failures.extend(same(error, good.iter().map(|(index, ..)| *index)));
+        }
+        failures
+    }
+
+    /// Writes messages in one transaction, each with the id of its stream.
+    async fn commit(
+        &self,
+        messages: &[(i64, &Message)],
+        due: Option<i64>,
+        doing: &'static str,
+    ) -> Result<()> {
+        let store = &self.store;
+        let mut tries = Tries::default();
+        loop {
+            let done = store
+                .within(doing, store.commit(messages, due, doing))
+                .await;
+            match done {
+                Err(error) if tries.again(&error).await => {}
+                Err(error) => return Err(error),
+                Ok(()) => break,
+            }
+        }
+        let mut streams: Vec<_> = messages.iter().map(|(stream, _)| *stream).collect();
+        streams.sort_unstable();
+        streams.dedup();
+        for stream in &streams {
+            store.wake.wake(*stream);
+        }
+        let writes = self.writes.fetch_add(1, Ordering::Relaxed);
+        if writes.is_multiple_of(CLEAN_EVERY) {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for stream in streams {
+                    if let Err(error) = store.forget_old(stream).await {
+                        tracing::debug!(%error, "old messages are deleted another time");
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+impl<DB: Database> Store<DB> {
+    async fn commit(
+        &self,
+        messages: &[(i64, &Message)],
+        due: Option<i64>,
+        doing: &'static str,
+    ) -> Result<()> {
+        let failed = |e| error(e, doing);
+        let streams: Vec<_> = messages.iter().map(|(stream, _)| *stream).collect();
+        let mut tx = self.begin_locked(&streams, Lock::Shared, doing).await?;
+        let (holders, now) = self.all_holders(&mut tx, &streams).await?;
+        let inserted = match due {
+            Some(due) if due > now => self.insert_scheduled(&mut tx, messages, due).await,
+            _ => self.insert(&mut tx, messages, &holders).await,
+        };
+        inserted.map_err(failed)?;
+        tx.commit().await.map_err(|e| {
+            let failure = failed(e);
+            match failure.kind() {
+                ErrorKind::Conflict => failure,
+                // It may have been committed.
+                _ => failure.with("committed", "unknown"),
+            }
+        })
+    }
+
+    /// Takes back a scheduled message; `false` if there is none of that id.
+    async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
+        self.check().await?;
+        let Some(stream) = self.look_up(stream).await? else {
+            return Ok(false);
+        };
+        let table = &self.names.scheduled;
+        let delete = format!("DELETE FROM {table} WHERE stream_id = ? AND message_id = ?");
+        let values = [Value::Int(stream), Value::Text(id.as_str())];
+        Ok(self.execute(&delete, &values, "cancel").await? > 0)
+    }
+
+    /// Writes what came of handling messages, in the transaction that settles them.
+    pub(crate) async fn write_outputs(
+        &self,
+        connection: &mut DB::Connection,
+        streams: &[i64],
+        messages: &[(i64, &Message)],
+    ) -> Result<()> {
+        let (holders, _) = self.all_holders(connection, streams).await?;
+        let inserted = self.insert(connection, messages, &holders).await;
+        inserted.map_err(|e| error(e, "settle"))
+    }
+
+    /// Who holds these streams, which must all be there; and the time.
+    async fn all_holders(
+        &self,
+        connection: &mut DB::Connection,
+        streams: &[i64],
+    ) -> Result<(Holders, i64)> {
+        let holders = self.holders(connection, streams).await;
+        let (holders, now) = holders.map_err(|e| error(e, "write"))?;
+        if streams.iter().all(|stream| holders.contains_key(stream)) {
+            return Ok((holders, now));
+        }
+        self.known()
+            .retain(|_, id| holders.contains_key(id) || !streams.contains(id));
+        // Tried again, it looks the stream up, and makes a new one where it may.
+        Err(Error::new(
+            ErrorKind::NotFound,
+            "the stream was deleted; write again to make a new one, or make it first",
+        )
+        .operation("write")
+        .driver(DRIVER)
+        .retryable(true))
+    }
+}
+
+type Failures = Vec<(usize, Error)>;
+
+/// One error for many messages; the first of them has it itself, with its cause.
+fn same(error: Error, indices: impl IntoIterator<Item = usize>) -> Failures {
+    let (kind, retryable, text) = (error.kind(), error.is_retryable(), error.to_string());
+    let mut first = Some(error);
+    let again = || Error::new(kind, text.clone()).retryable(retryable);
+    let mut next = || first.take().unwrap_or_else(again);
+    indices.into_iter().map(|index| (index, next())).collect()
+}
+
+#[async_trait]
+impl<DB: Database> Writer for QueueWriter<DB> {
+    async fn write(&self, batch: &[Message]) -> Result<(), WriteError> {
+        self.write_all(batch, None).await
+    }
+
+    async fn write_at(&self, batch: &[Message], due: SystemTime) -> Result<(), WriteError> {
+        self.write_all(batch, Some(unix_millis(due))).await
+    }
+
+    async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
+        let _begun = self.begin().await?;
+        self.store
+            .within("cancel", self.store.cancel(stream, id))
+            .await
+    }
+
+    async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {
+        const DOING: &str = "write_in_transaction";
+        let _begun = self.begin().await?;
+        let sort = async { Ok(self.sort(batch).await) };
+        let (good, bad) = self.store.within(DOING, sort).await?;
+        if let Some((index, error)) = bad.into_iter().next() {
+            return Err(error.operation(DOING).with("index", index));
+        }
+        if good.is_empty() {
+            return Ok(());
+        }
+        let messages: Vec<_> = good.iter().map(|(_, s, message)| (*s, *message)).collect();
+        self.commit(&messages, None, DOING).await.map_err(|error| {
+            // Only what is known to have left nothing may be tried again.
+            let unknown = error.kind() == ErrorKind::Timeout || is_unknown(&error);
+            let retryable = error.is_retryable() && !unknown;
+            error.retryable(retryable)
+        })
+    }
+
+    async fn flush(&self) -> Result<()> {
+        // Writes that have begun hold it shared.
+        drop(self.closed.write().await);
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        *self.closed.write().await = true;
+        Ok(())
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+}

@@ -1,0 +1,327 @@
+//! One pass over some rows: they are written in one call, and each gets its verdict.
+//!
+//! It knows nothing of databases: rows come in, verdicts go out.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use streams_core::{Backoff, Error, ErrorKind, Message, Result, StreamName, WriteError, Writer};
+use tokio::time::Instant;
+
+use super::deferred::{Deferred, Lane};
+use crate::{DRIVER, message};
+
+/// The most characters of an error that are kept with its row: the width of the column.
+const LONGEST_ERROR: usize = 255;
+
+/// A row of the outbox, in the order of the others.
+pub(crate) struct Row {
+    pub(crate) id: String,
+    /// How often it has been tried before.
+    pub(crate) attempts: u32,
+    /// How many bytes it has in the table.
+    #[cfg_attr(not(feature = "wal"), expect(dead_code, reason = "for the WAL relay"))]
+    pub(crate) size: usize,
+    again: bool,
+    messages: Result<Vec<Message>>,
+}
+
+impl Row {
+    /// `attempts` is how often it has been tried before.
+    pub(crate) fn new(id: String, attempts: u32, raw_data: &[u8]) -> Self {
+        let messages = message::decode(&id, raw_data).and_then(|messages| {
+            if messages.is_empty() {
+                let error = Error::new(ErrorKind::Codec, "the row holds no messages");
+                return Err(error.operation("decode").driver(DRIVER).with("batch", &id));
+            }
+            Ok(messages)
+        });
+        Self {
+            id,
+            attempts,
+            size: raw_data.len(),
+            again: false,
+            messages,
+        }
+    }
+
+    /// It was deferred, and its turn has come.
+    pub(crate) fn again(mut self) -> Self {
+        self.again = true;
+        self
+    }
+
+    /// The streams of its messages.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = &StreamName> {
+        self.messages.iter().flatten().map(Message::stream)
+    }
+
+    /// Whether it may be at fault for a failure itself. One that has not failed before, and waited
+    /// for none that has, only fails when others do too.
+    fn is_suspect(&self) -> bool {
+        self.again || self.attempts > 0
+    }
+}
+
+/// How a pass is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// After how many attempts a row is set aside.
+    pub(crate) attempts: u32,
+    /// How long it waits before it is tried again.
+    pub(crate) backoff: Backoff,
+    /// How long the write may take.
+    pub(crate) limit: Duration,
+    /// It is known that the destination takes messages, so failures are the rows' own.
+    pub(crate) proven: bool,
+}
+
+/// What a pass has done.
+#[derive(Debug, Default)]
+pub(crate) struct Pass {
+    /// Each row with its verdict, in their order. Those of a write that found the destination down
+    /// have none: they stay as they are.
+    pub(crate) rows: Vec<(String, Verdict)>,
+    /// How many messages were written.
+    pub(crate) written: u64,
+    /// How many were not.
+    pub(crate) failures: u64,
+    /// Nothing was written, and it is not for the rows: try the same again later.
+    pub(crate) down: Option<Error>,
+}
+
+impl Pass {
+    /// Keeps in mind what was deferred, and forgets what is out of the way.
+    pub(crate) fn remember(self, deferred: &mut Deferred) {
+        let now = Instant::now();
+        for (id, verdict) in self.rows {
+            match verdict {
+                Verdict::Done => deferred.remove(&id),
+                Verdict::Deferred {
+                    attempts,
+                    error,
+                    delay,
+                    lanes,
+                    ..
+                } => {
+                    if let Some(error) = &error {
+                        tracing::warn!(batch = id, attempts, error, "a row could not be written");
+                    }
+                    deferred.put(&id, now + delay, error.is_some(), lanes);
+                }
+                Verdict::SetAside {
+                    attempts, error, ..
+                } => {
+                    tracing::error!(batch = id, attempts, error, "a row was set aside");
+                    deferred.remove(&id);
+                }
+            }
+        }
+    }
+}
+
+/// What becomes of a row.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// All of it was written.
+    Done,
+    /// It is tried again after those it waits for.
+    Deferred {
+        attempts: u32,
+        /// Why it failed; `None` if it only waits for another one with a key of its own.
+        error: Option<String>,
+        delay: Duration,
+        rest: Option<Rest>,
+        /// What must not overtake it.
+        lanes: Vec<Lane>,
+    },
+    /// It is tried no more until somebody asks for it.
+    SetAside {
+        attempts: u32,
+        error: String,
+        rest: Option<Rest>,
+    },
+}
+
+/// What is left of a row of which a part was written.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    pub(crate) messages: usize,
+    pub(crate) raw_data: Vec<u8>,
+}
+
+/// What a row is to do in this pass.
+enum Part {
+    Corrupt(String),
+    Wait(Vec<Lane>),
+    /// Write so many messages.
+    Write(usize),
+}
+
+/// Writes rows. Those whose keys are `deferred` already wait, unless it is their turn.
+pub(crate) async fn pass(
+    rows: Vec<Row>,
+    writer: &dyn Writer,
+    deferred: &Deferred,
+    terms: Terms,
+) -> Pass {
+    let mut fresh = false;
+    let mut batch = Vec::new();
+    let mut closed = HashSet::new();
+    let mut parts = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (id, attempts, suspect) = (row.id.clone(), row.attempts, row.is_suspect());
+        let part = match row.messages {
+            Err(error) => Part::Corrupt(text(&error)),
+            Ok(messages) => {
+                let lanes = deferred.lanes(&messages);
+                let behind =
+                    |lane: &Lane| closed.contains(lane) || (!row.again && deferred.holds(*lane));
+                let waits = lanes.iter().any(behind);
+                if waits || suspect {
+                    // Nothing passes a row that may fail.
+                    closed.extend(lanes.iter().copied());
+                }
+                if waits {
+                    Part::Wait(lanes)
+                } else {
+                    fresh |= !suspect;
+                    let count = messages.len();
+                    batch.extend(messages);
+                    Part::Write(count)
+                }
+            }
+        };
+        parts.push((id, attempts, part));
+    }
+
+    let failures = write(writer, &batch, terms.limit).await;
+    let mut done = Pass {
+        written: (batch.len() - failures.len()) as u64,
+        failures: failures.len() as u64,
+        ..Pass::default()
+    };
+    let nothing = !batch.is_empty() && failures.len() == batch.len();
+    let all = |of: fn(&Error) -> bool| failures.iter().all(|(_, error)| of(error));
+    let down = all(Error::is_retryable) && fresh && !terms.proven;
+    if nothing && (down || all(|error| error.kind() == ErrorKind::Closed)) {
+        done.down = failures.into_iter().next().map(|(_, error)| error);
+        done.rows = parts
+            .into_iter()
+            .filter_map(|(id, attempts, part)| match part {
+                Part::Corrupt(error) => Some((id, set_aside(attempts, error))),
+                Part::Wait(_) | Part::Write(_) => None,
+            })
+            .collect();
+        return done;
+    }
+
+    let mut failures = failures.into_iter().peekable();
+    let mut failing = HashSet::new();
+    let mut start = 0;
+    for (id, attempts, part) in parts {
+        let verdict = match part {
+            Part::Corrupt(error) => set_aside(attempts, error),
+            Part::Wait(lanes) => Verdict::Deferred {
+                attempts,
+                error: None,
+                delay: Duration::ZERO,
+                rest: None,
+                lanes,
+            },
+            Part::Write(count) => {
+                let end = start + count;
+                let mut left = Vec::new();
+                let mut error = None;
+                while let Some((index, failure)) = failures.next_if(|(index, _)| *index < end) {
+                    let message = &batch[index];
+                    let lane = deferred.lane(message);
+                    // Behind another that failed, it may have failed for that alone.
+                    if error.is_none() && lane.is_none_or(|lane| !failing.contains(&lane)) {
+                        error = Some(text(&failure));
+                    }
+                    left.push(message.clone());
+                }
+                start = end;
+                let rest = (left.len() < count).then(|| Rest {
+                    messages: left.len(),
+                    raw_data: message::encode(&left),
+                });
+                let lanes = deferred.lanes(&left);
+                failing.extend(lanes.iter().copied());
+                let attempts = attempts.saturating_add(u32::from(error.is_some()));
+                match error {
+                    _ if left.is_empty() => Verdict::Done,
+                    Some(error) if attempts >= terms.attempts => Verdict::SetAside {
+                        attempts,
+                        error,
+                        rest,
+                    },
+                    error => Verdict::Deferred {
+                        attempts,
+                        delay: match &error {
+                            Some(_) => terms.backoff.delay(attempts),
+                            None => Duration::ZERO,
+                        },
+                        error,
+                        rest,
+                        lanes,
+                    },
+                }
+            }
+        };
+        done.rows.push((id, verdict));
+    }
+    done
+}
+
+/// Writes a batch; returns which of it failed, in rising order.
+async fn write(writer: &dyn Writer, batch: &[Message], limit: Duration) -> Vec<(usize, Error)> {
+    if batch.is_empty() {
+        return Vec::new();
+    }
+    let written = match writer.try_write(batch) {
+        Some(written) => written,
+        None => match tokio::time::timeout(limit, writer.write(batch)).await {
+            Ok(written) => written,
+            Err(_) => Err(WriteError::all(batch.len(), || {
+                Error::new(
+                    ErrorKind::Timeout,
+                    "the destination did not confirm the messages in time; if it is slow raise \
+                     `lease`, of which one write may take half (of a WAL relay: `write_limit`), or \
+                     lower `rows` and `bytes`",
+                )
+                .operation("write")
+                .driver(DRIVER)
+            })),
+        },
+    };
+    let mut failures = match written {
+        Ok(()) => Vec::new(),
+        Err(error) => error.into_failures(),
+    };
+    failures.retain(|(index, _)| *index < batch.len());
+    failures.dedup_by_key(|(index, _)| *index);
+    failures
+}
+
+/// A row that cannot be read gets no better by trying again.
+fn set_aside(attempts: u32, error: String) -> Verdict {
+    Verdict::SetAside {
+        attempts: attempts.saturating_add(1),
+        error,
+        rest: None,
+    }
+}
+
+/// An error with its causes, as it fits into its column.
+fn text(error: &Error) -> String {
+    let text = format!("{error:?}");
+    let fit = text.chars().take(LONGEST_ERROR);
+    // PostgreSQL takes any character but this one.
+    fit.map(|c| if c == '\0' { '\u{fffd}' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

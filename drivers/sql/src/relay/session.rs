@@ -1,0 +1,244 @@
+//! What the active relay does, step by step.
+
+use std::collections::HashSet;
+
+use streams_core::{Backoff, Error, ErrorKind, Result, StreamName};
+use tokio::time::{Duration, Instant, sleep};
+
+use super::deferred::Deferred;
+use super::lease::Lease;
+use super::metrics::Metrics;
+use super::pass::{Pass, Row, Terms, pass};
+use super::store::{Store, Window};
+use super::wake::Wake;
+use super::{Config, Relay, RelayReport, is_final};
+use crate::database::Database;
+
+/// While the database cannot be reached.
+pub(crate) const DATABASE_BACKOFF: Backoff =
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+
+/// What the shared things of a run are, lent to each part of it.
+pub(crate) struct Run<'a, DB: Database> {
+    pub(crate) relay: &'a Relay<DB>,
+    pub(crate) store: &'a Store<DB>,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) lease: &'a mut Lease<DB>,
+    pub(crate) wake: &'a mut Wake,
+    pub(crate) report: &'a mut RelayReport,
+}
+
+/// From taking the lease to its end.
+pub(crate) struct Session<'a, DB: Database> {
+    run: Run<'a, DB>,
+    deferred: Deferred,
+    /// What was read while the rows before it were settled.
+    ahead: Option<Window>,
+    /// The destination is known to take messages, though not these.
+    proven: bool,
+    search: Option<Search>,
+}
+
+/// A look behind a full window that could not be written, for rows of other streams: if those go out,
+/// the destination is not down.
+struct Search {
+    after: i64,
+    streams: HashSet<StreamName>,
+}
+
+/// What a step has come to.
+pub(crate) enum Step {
+    /// There may be more to do.
+    Worked,
+    /// Nothing is to be done, before this time if there is one.
+    Idle(Option<Instant>),
+    /// The destination takes nothing.
+    Down(Error),
+}
+
+impl<'a, DB: Database> Session<'a, DB> {
+    /// Begins by making ready what another relay has deferred: why and for how long it knew alone.
+    pub(crate) async fn begin(run: Run<'a, DB>) -> Result<Self> {
+        run.store.release().await?;
+        Ok(Self {
+            run,
+            deferred: Deferred::default(),
+            ahead: None,
+            proven: false,
+            search: None,
+        })
+    }
+
+    pub(crate) fn lease(&self) -> &Lease<DB> {
+        self.run.lease
+    }
+
+    /// Renews the lease when it is time.
+    pub(crate) async fn keep(&mut self) -> Result<()> {
+        self.run.lease.keep().await
+    }
+
+    /// Waits until somebody says that there are rows.
+    pub(crate) async fn rows(&mut self) {
+        self.run.wake.rows().await;
+    }
+
+    /// Deletes some of the rows that were kept for long enough; says whether there may be more.
+    pub(crate) async fn clean(&self) -> Result<bool> {
+        self.run.store.clean().await
+    }
+
+    /// Reads rows, writes them, and settles them while it reads on.
+    ///
+    /// # Errors
+    /// `LeaseLost`; or that of the database. The session is over then.
+    pub(crate) async fn step(&mut self) -> Result<Step> {
+        self.keep().await?;
+        let (rows, window, next) = self.read().await?;
+        if rows.is_empty() {
+            return Ok(Step::Idle(next));
+        }
+        // Reading may have taken long.
+        self.keep().await?;
+        let writer = &*self.run.relay.writer;
+        let mut pass = pass(rows, writer, &self.deferred, self.terms()).await;
+        self.run.metrics.count(&pass, self.run.report);
+        let down = pass.down.take();
+        self.proven = false;
+        if down.is_none() {
+            self.search = None;
+        }
+        if down.is_some() || self.is_full() {
+            self.settle(&pass).await?;
+        } else {
+            self.run.wake.seen();
+            let known: Vec<_> = pass.rows.iter().map(|(id, _)| id.as_str()).collect();
+            let ahead = self.run.store.ready(&known, None);
+            let (settled, ahead) = tokio::join!(self.settle(&pass), ahead);
+            settled?;
+            self.ahead = Some(ahead?);
+        }
+        self.apply(pass);
+        match down {
+            None => Ok(Step::Worked),
+            Some(error) if error.kind() == ErrorKind::Closed => Err(error),
+            Some(error) => {
+                if let Some((last, streams)) = window {
+                    self.look_behind(last, streams).await?;
+                }
+                Ok(if self.proven {
+                    Step::Worked
+                } else {
+                    Step::Down(error)
+                })
+            }
+        }
+    }
+
+    /// The rows of a pass; of a full window its last place and its streams; and when the next of the
+    /// deferred is due.
+    async fn read(&mut self) -> Result<Read> {
+        let most = self.config().rows as usize;
+        let (ids, next) = self.deferred.due(Instant::now(), most);
+        let mut rows = Vec::new();
+        if !ids.is_empty() {
+            let (again, gone) = self.run.store.again(&ids).await?;
+            gone.iter().for_each(|id| self.deferred.remove(id));
+            rows = again;
+        }
+        let window = match self.ahead.take() {
+            Some(window) => window,
+            None if self.is_full() => Window::default(),
+            None => {
+                self.run.wake.seen();
+                self.run.store.ready(&[], None).await?
+            }
+        };
+        if !self.is_full() {
+            self.run.metrics.lag(window.age);
+        }
+        let full = window.full.then(|| {
+            let streams = window.rows.iter().flat_map(Row::streams);
+            (window.last, streams.cloned().collect())
+        });
+        rows.extend(window.rows);
+        Ok((rows, full, next))
+    }
+
+    fn config(&self) -> &Config {
+        &self.run.relay.config
+    }
+
+    fn is_full(&self) -> bool {
+        self.deferred.size() >= self.config().deferred
+    }
+
+    fn terms(&self) -> Terms {
+        let config = self.config();
+        Terms {
+            attempts: config.attempts,
+            backoff: config.row_backoff,
+            limit: config.write_limit(),
+            proven: self.proven,
+        }
+    }
+
+    /// Tells the database, again and again while the lease is held: what was written must not be
+    /// written twice because the database was away for a moment.
+    async fn settle(&self, pass: &Pass) -> Result<()> {
+        for attempt in 1.. {
+            match self.run.store.settle(&pass.rows).await {
+                Ok(()) => break,
+                Err(error) if is_final(&error) || !self.run.lease.is_held() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "rows that were forwarded could not be settled");
+                    sleep(DATABASE_BACKOFF.delay(attempt)).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, pass: Pass) {
+        pass.remember(&mut self.deferred);
+        self.run.metrics.deferred(self.deferred.len());
+    }
+
+    /// Tries the rows of other streams in one window behind those that could not be written.
+    async fn look_behind(&mut self, last: i64, streams: HashSet<StreamName>) -> Result<()> {
+        let mut search = self.search.take().unwrap_or(Search {
+            after: last,
+            streams: HashSet::new(),
+        });
+        search.streams.extend(streams);
+        let window = self.run.store.ready(&[], Some(search.after)).await?;
+        let mut others = Vec::new();
+        for row in window.rows {
+            if row.streams().any(|stream| search.streams.contains(stream)) {
+                search.streams.extend(row.streams().cloned());
+            } else {
+                others.push(row);
+            }
+        }
+        if !others.is_empty() {
+            self.keep().await?;
+            let writer = &*self.run.relay.writer;
+            let pass = pass(others, writer, &self.deferred, self.terms()).await;
+            self.run.metrics.count(&pass, self.run.report);
+            self.settle(&pass).await?;
+            self.proven = pass.written > 0;
+            self.apply(pass);
+        } else if window.full {
+            // On from there at the next failure.
+            search.after = window.last;
+            self.search = Some(search);
+        }
+        Ok(())
+    }
+}
+
+type Read = (
+    Vec<Row>,
+    Option<(i64, HashSet<StreamName>)>,
+    Option<Instant>,
+);

@@ -1,0 +1,168 @@
+//! The database of a configuration, whichever it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolOptions;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+use streams_core::{Backoff, Error, Result, Writer, async_trait};
+use streams_sql::{Database as Sql, MySql, Outbox, Postgres, Relay, RelayReport, Sqlite, WalRelay};
+use tokio::sync::watch;
+
+use crate::config::{self, Config, Database, Mode, of_setting};
+
+/// An outbox and what moves its rows to the destination.
+#[async_trait]
+pub(crate) trait Source: Send + Sync {
+    /// Makes or upgrades the tables.
+    async fn migrate(&self) -> Result<()>;
+
+    /// Connects, and checks the tables.
+    async fn check(&self) -> Result<()>;
+
+    /// Relays until it is stopped.
+    async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<RelayReport>;
+}
+
+/// Rows are found by queries.
+struct Polled<DB: Sql> {
+    outbox: Outbox<DB>,
+    relay: Relay<DB>,
+}
+
+/// Rows are found in the write-ahead log.
+struct Logged {
+    outbox: Outbox<Postgres>,
+    relay: WalRelay,
+}
+
+/// The source of a configuration. Nothing is asked of the database yet.
+pub(crate) fn open(config: &Config, writer: Arc<dyn Writer>) -> Result<Arc<dyn Source>> {
+    let url = &config.source.url;
+    match (config.source.database, config.source.mode) {
+        (Database::Postgres, mode) => {
+            let options = options::<PgConnectOptions>(url)?.application_name("streams-relay");
+            let outbox = outbox::<Postgres>(&config.source, options)?;
+            match mode {
+                Mode::Poll => polled(outbox, &config.relay, writer),
+                Mode::Wal => logged(outbox, config, writer),
+            }
+        }
+        (Database::MySql, _) => {
+            let outbox = outbox::<MySql>(&config.source, options(url)?)?;
+            polled(outbox, &config.relay, writer)
+        }
+        (Database::Sqlite, _) => {
+            let outbox = outbox::<Sqlite>(&config.source, options(url)?)?;
+            polled(outbox, &config.relay, writer)
+        }
+    }
+}
+
+fn options<O: ConnectOptions>(url: &str) -> Result<O> {
+    // The text of its errors may repeat a part of the URL.
+    url.parse().map_err(|_| {
+        Error::invalid_config(
+            "`source.url` is not a URL of its database; write \
+             postgres://user:password@host:5432/database, with special characters as %XX, and see the \
+             README for its parameters",
+        )
+    })
+}
+
+fn outbox<DB: Sql>(
+    source: &config::Source,
+    options: <DB::Connection as Connection>::Options,
+) -> Result<Outbox<DB>> {
+    let pool = PoolOptions::<DB>::new()
+        .max_connections(source.connections)
+        .acquire_timeout(source.connect_timeout)
+        .connect_lazy_with(options);
+    let outbox = Outbox::builder(pool).table(&source.table).build();
+    outbox.map_err(of_setting("source.table"))
+}
+
+fn polled<DB: Sql>(
+    outbox: Outbox<DB>,
+    config: &config::Relay,
+    writer: Arc<dyn Writer>,
+) -> Result<Arc<dyn Source>> {
+    let (shortest, longest) = config.poll_interval;
+    let relay = Relay::builder(outbox.clone(), writer)
+        .rows(config.rows)
+        .bytes(config.bytes)
+        .lease(config.lease)
+        .attempts(config.attempts)
+        .row_backoff(backoff(config.row_backoff))
+        .destination_backoff(backoff(config.destination_backoff))
+        .deferred(config.deferred)
+        .poll_interval(shortest, longest)
+        .listen(config.listen)
+        .cleanup(config.cleanup)
+        .build()
+        .map_err(of_setting("[relay]"))?;
+    Ok(Arc::new(Polled { outbox, relay }))
+}
+
+fn logged(
+    outbox: Outbox<Postgres>,
+    config: &Config,
+    writer: Arc<dyn Writer>,
+) -> Result<Arc<dyn Source>> {
+    let (wal, config) = (&config.source.wal, &config.relay);
+    let relay = WalRelay::builder(outbox.clone(), writer)
+        .slot(&wal.slot)
+        .publication(&wal.publication)
+        .manage(wal.manage)
+        .rows(config.rows)
+        .bytes(config.bytes)
+        .write_limit(config.lease / 2)
+        .attempts(config.attempts)
+        .row_backoff(backoff(config.row_backoff))
+        .destination_backoff(backoff(config.destination_backoff))
+        .deferred(config.deferred)
+        .cleanup(config.cleanup)
+        .build()
+        .map_err(of_setting("[relay] or [wal]"))?;
+    Ok(Arc::new(Logged { outbox, relay }))
+}
+
+fn backoff((shortest, longest): (Duration, Duration)) -> Backoff {
+    Backoff::new(shortest, longest)
+}
+
+/// Until it is stopped. Nobody left to stop it is a stop too.
+async fn stop(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+#[async_trait]
+impl<DB: Sql> Source for Polled<DB> {
+    async fn migrate(&self) -> Result<()> {
+        self.outbox.migrate().await
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.outbox.check().await
+    }
+
+    async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<RelayReport> {
+        self.relay.run(stop(stopped)).await
+    }
+}
+
+#[async_trait]
+impl Source for Logged {
+    async fn migrate(&self) -> Result<()> {
+        self.outbox.migrate().await
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.outbox.check().await
+    }
+
+    async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<RelayReport> {
+        self.relay.run(stop(stopped)).await
+    }
+}
