@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crate::run::{cargo, run};
-use crate::workspace;
+use crate::workspace::{self, Member};
 use crate::{Options, Result, bench, dependencies, docs, test, tidy, toolchain};
 
 /// Runs every check, also after one has failed, and says at the end which did.
@@ -18,6 +18,7 @@ pub(crate) fn command() -> Result {
         let mut clippy = cargo(["clippy", "--workspace", "--all-targets", "--all-features"]);
         run(clippy.args(["--", "--deny", "warnings"]))
     });
+    checks.check("features", || features(&workspace::members()?));
     checks.check("docs", || docs::command(true));
     let mut counts = test::Counts::default();
     checks.check("test", || {
@@ -34,6 +35,18 @@ pub(crate) fn command() -> Result {
     });
     checks.finish()?;
     println!("{counts}");
+    Ok(())
+}
+
+/// Builds crates with a part of their features, for those whose manifests name such sets.
+fn features(members: &[Member]) -> Result {
+    for member in members {
+        for set in &member.feature_sets {
+            let mut clippy = cargo(["clippy", "--package", &member.name]);
+            clippy.args(["--no-default-features", "--features", set]);
+            run(clippy.args(["--", "--deny", "warnings"]))?;
+        }
+    }
     Ok(())
 }
 

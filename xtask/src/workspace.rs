@@ -31,6 +31,8 @@ pub(crate) struct Member {
     pub(crate) dependencies: Vec<Dependency>,
     /// The servers its tests run against; an empty list if they start their own.
     pub(crate) services: Option<Vec<String>>,
+    /// Sets of features that it is built with besides all of them.
+    pub(crate) feature_sets: Vec<String>,
 }
 
 /// What a crate's manifest asks for.
@@ -68,6 +70,11 @@ fn member(package: &Value, root: &Path) -> Result<Member> {
         .and_then(|folder| folder.strip_prefix(root).ok())
         .ok_or_else(|| format!("{manifest} is outside of the workspace"))?;
     let dependencies = package["dependencies"].as_array().into_iter().flatten();
+    let list = |name: &str| {
+        let names = package["metadata"]["streams"][name].as_array()?;
+        let names = names.iter().filter_map(Value::as_str);
+        Some(names.map(str::to_owned).collect())
+    };
     Ok(Member {
         name: text("name").ok_or("a package without a name")?,
         folder: folder.to_string_lossy().into_owned(),
@@ -82,12 +89,8 @@ fn member(package: &Value, root: &Path) -> Result<Member> {
                 needed: dependency["kind"].as_str() != Some("dev"),
             })
             .collect(),
-        services: package["metadata"]["streams"]["services"]
-            .as_array()
-            .map(|names| {
-                let names = names.iter().filter_map(Value::as_str);
-                names.map(str::to_owned).collect()
-            }),
+        services: list("services"),
+        feature_sets: list("feature-sets").unwrap_or_default(),
     })
 }
 

@@ -127,6 +127,9 @@ pub enum Value<'a> {
     Bytes(&'a [u8]),
     /// Bytes or NULL.
     MaybeBytes(Option<&'a [u8]>),
+    /// A list of texts: an array of PostgreSQL, for the others JSON. One value however many there are,
+    /// so that the statement stays the same.
+    List(&'a [&'a str]),
 }
 
 /// What is done to a database, by the one for it. An implementation detail of [`Database`].
@@ -173,10 +176,16 @@ pub trait Backend: sqlx::Database {
     fn maybe_bytes(row: &Self::Row, column: usize) -> sqlx::Result<Option<&[u8]>>;
 }
 
+/// A list of texts as the databases without arrays take it.
+#[cfg(any(feature = "mysql", feature = "sqlite"))]
+fn json(list: &[&str]) -> String {
+    serde_json::Value::from(list).to_string()
+}
+
 /// Implements [`Backend`] for one database. The bodies are the same; generic code would have to name
 /// a dozen bounds at each function instead.
 macro_rules! backend {
-    ($database:ty, $dialect:ident) => {
+    ($database:ty, $dialect:ident, $list:expr) => {
         impl $crate::database::Database for $database {}
 
         impl $crate::database::Backend for $database {
@@ -258,6 +267,7 @@ macro_rules! backend {
                     Value::MaybeText(value) => bound.add(value),
                     Value::Bytes(value) => bound.add(value),
                     Value::MaybeBytes(value) => bound.add(value),
+                    Value::List(value) => bound.add($list(value)),
                 }
                 .map_err(sqlx::Error::Encode)?;
             }

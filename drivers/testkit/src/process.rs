@@ -22,13 +22,13 @@ const MARK: &str = "streams-kit:";
 /// The usual way is to have the test start itself once more:
 ///
 /// ```no_run
-/// # use streams_core::{AnyDriver, Result, async_trait};
+/// # use streams_core::{AnyDriver, DriverRegistry, Result, async_trait};
 /// use streams_testkit::{Harness, ReaderProcess, this_test};
 ///
 /// # struct MyHarness;
 /// #[async_trait]
 /// impl Harness for MyHarness {
-/// #   async fn open(&self) -> Result<AnyDriver> { unimplemented!() }
+/// #   async fn open(&self) -> Result<AnyDriver> { DriverRegistry::new().open("mine:").await }
 ///     fn reader_process(&self) -> Option<ReaderProcess> {
 ///         Some(this_test("reader_process"))
 ///     }

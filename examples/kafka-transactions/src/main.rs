@@ -12,6 +12,7 @@
 //! new ones, and are deleted at the end.
 
 mod billing;
+#[path = "../../kafka/src/brokers.rs"]
 mod brokers;
 
 use std::env;

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use streams_core::ReadOptions;
-use streams_kafka::{KafkaOptions, NewTopics};
+use streams_kafka::NewTopics;
 
-use crate::support::{committed, kafka, subscribe, take, topic, write};
+use crate::support::{committed, committing_every, kafka, subscribe, take, topic, write};
 
 /// One commit does not hold up the next.
 #[tokio::test]
@@ -13,13 +12,7 @@ async fn positions_are_committed_at_every_interval() {
     let kafka = kafka().await;
     let stream = topic(&kafka, "intervals", &NewTopics::new(1)).await;
     write(&kafka, &stream, 5, 1).await;
-    let mut options = ReadOptions::new(&stream)
-        .unwrap()
-        .group(stream.as_str())
-        .unwrap();
-    options
-        .driver
-        .insert(KafkaOptions::new().commit_interval(Duration::from_millis(10)));
+    let options = committing_every(Duration::from_millis(10), &stream);
     let mut subscription = subscribe(&kafka, &options).await;
     let deliveries = take(&mut *subscription, 5).await;
     let started = Instant::now();

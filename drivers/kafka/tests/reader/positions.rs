@@ -6,7 +6,8 @@ use streams_core::{ReadOptions, Received, StartFrom};
 use streams_kafka::{KafkaControl, KafkaOptions, NewTopics, SeekTo};
 
 use crate::support::{
-    Arrived, MANY, kafka, next, number, shut_down, subscribe, take, topic, until, write,
+    Arrived, MANY, committing_every, kafka, next, number, shut_down, subscribe, take, topic, until,
+    write,
 };
 
 /// With the client's own `auto.offset.reset=latest`, what was written between the start of a group
@@ -65,13 +66,7 @@ async fn what_is_acknowledged_is_committed_within_the_interval() {
     let kafka = kafka().await;
     let stream = topic(&kafka, "interval", &NewTopics::new(1)).await;
     write(&kafka, &stream, 10, 1).await;
-    let mut options = ReadOptions::new(&stream)
-        .unwrap()
-        .group(stream.as_str())
-        .unwrap();
-    options
-        .driver
-        .insert(KafkaOptions::new().commit_interval(Duration::from_millis(50)));
+    let options = committing_every(Duration::from_millis(50), &stream);
     let mut subscription = subscribe(&kafka, &options).await;
     let mut deliveries = take(&mut *subscription, 10).await;
     let mut settlements = vec![deliveries.remove(6).ack()];
@@ -92,13 +87,7 @@ async fn with_no_interval_settling_waits_for_the_commit() {
     let kafka = kafka().await;
     let stream = topic(&kafka, "no-interval", &NewTopics::new(1)).await;
     write(&kafka, &stream, 10, 1).await;
-    let mut options = ReadOptions::new(&stream)
-        .unwrap()
-        .group(stream.as_str())
-        .unwrap();
-    options
-        .driver
-        .insert(KafkaOptions::new().commit_interval(Duration::ZERO));
+    let options = committing_every(Duration::ZERO, &stream);
     let mut subscription = subscribe(&kafka, &options).await;
     let mut deliveries = take(&mut *subscription, 10).await;
     let mut settlements = vec![deliveries.remove(6).ack()];
@@ -116,13 +105,7 @@ async fn what_was_settled_is_committed_at_close() {
     let kafka = kafka().await;
     let stream = topic(&kafka, "close", &NewTopics::new(1)).await;
     write(&kafka, &stream, 10, 1).await;
-    let mut options = ReadOptions::new(&stream)
-        .unwrap()
-        .group(stream.as_str())
-        .unwrap();
-    options
-        .driver
-        .insert(KafkaOptions::new().commit_interval(Duration::from_secs(3600)));
+    let options = committing_every(Duration::from_secs(3600), &stream);
     let mut subscription = subscribe(&kafka, &options).await;
     let mut deliveries = take(&mut *subscription, 10).await;
     let mut settlements = vec![deliveries.remove(3).ack()];

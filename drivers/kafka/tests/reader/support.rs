@@ -11,7 +11,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use streams_core::{
     Bus, Delivery, Driver, Message, ReadOptions, Received, StreamName, Subscription, ksuid,
 };
-use streams_kafka::{Kafka, KafkaBuilder, NewTopics};
+use streams_kafka::{Kafka, KafkaBuilder, KafkaOptions, NewTopics};
 use streams_services::Service;
 
 use crate::logs::logged;
@@ -146,6 +146,15 @@ pub(crate) async fn take(subscription: &mut dyn Subscription, count: usize) -> V
         all.extend(next(subscription).await);
     }
     all
+}
+
+/// To read a stream in a group of its name.
+pub(crate) fn committing_every(interval: Duration, stream: &StreamName) -> ReadOptions {
+    let options = ReadOptions::new(stream).unwrap();
+    let mut options = options.group(stream.as_str()).unwrap();
+    let commits = KafkaOptions::new().commit_interval(interval);
+    options.driver.insert(commits);
+    options
 }
 
 pub(crate) async fn subscribe(kafka: &Kafka, options: &ReadOptions) -> Box<dyn Subscription> {

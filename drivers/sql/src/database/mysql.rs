@@ -1,3 +1,3 @@
-use super::backend;
+use super::{backend, json};
 
-backend!(sqlx::MySql, MySql);
+backend!(sqlx::MySql, MySql, json);

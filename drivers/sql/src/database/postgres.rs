@@ -1,3 +1,3 @@
 use super::backend;
 
-backend!(sqlx::Postgres, Postgres);
+backend!(sqlx::Postgres, Postgres, std::convert::identity);

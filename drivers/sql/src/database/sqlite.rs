@@ -1,3 +1,3 @@
-use super::backend;
+use super::{backend, json};
 
-backend!(sqlx::Sqlite, Sqlite);
+backend!(sqlx::Sqlite, Sqlite, json);

@@ -61,8 +61,11 @@ impl<DB: Database> Reader for QueueReader<DB> {
         let opened = store.within(DOING, open).await;
         let (stream, group) =
             opened.map_err(|e| e.operation(DOING).with("stream", &options.stream))?;
-        store.tell_others();
-        store.listen();
+        #[cfg(feature = "postgres")]
+        {
+            store.tell_others();
+            store.listen();
+        }
         Ok(Box::new(Member {
             wake: store.wake.watch(stream),
             reading: Arc::new(Reading {

@@ -111,16 +111,16 @@ impl<DB: Database> Store<DB> {
     }
 
     /// Tells the readers of other processes of what is written here, from now on.
+    #[cfg(feature = "postgres")]
     pub(crate) fn tell_others(&self) {
-        #[cfg(feature = "postgres")]
         if let Some(pool) = self.listening() {
             super::wake::tell_others(&self.wake, pool, &self.names.channel, self.process);
         }
     }
 
     /// Wakes readers when other processes write, from now on.
+    #[cfg(feature = "postgres")]
     pub(crate) fn listen(&self) {
-        #[cfg(feature = "postgres")]
         if let Some(pool) = self.listening() {
             self.listener.get_or_init(|| {
                 let (wake, channel) = (Arc::downgrade(&self.wake), self.names.channel.clone());

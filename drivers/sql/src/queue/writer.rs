@@ -44,6 +44,7 @@ impl<DB: Database> QueueWriter<DB> {
         if *closed {
             return Err(Error::closed("the writer").driver(DRIVER));
         }
+        #[cfg(feature = "postgres")]
         self.store.tell_others();
         Ok(closed)
     }

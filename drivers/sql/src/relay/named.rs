@@ -7,65 +7,65 @@
 
 use crate::database::{Dialect, Sql, Value};
 
-/// Names of rows, as a statement takes them.
-pub(crate) enum Names<'a> {
-    Each(Vec<&'a str>),
-    Json(String),
+/// Deletes rows of a table. Its value is the [list](Value::List) of their names.
+pub(crate) fn delete(dialect: Dialect, table: &str) -> Sql {
+    let text = match dialect {
+        Dialect::MySql => format!("DELETE named FROM {}", joined(table)),
+        _ => format!("DELETE FROM {table} WHERE {}", listed(dialect)),
+    };
+    Sql::new(dialect, &text)
 }
 
-impl<'a> Names<'a> {
-    pub(crate) fn new(dialect: Dialect, names: &[&'a str]) -> Self {
-        match dialect {
-            Dialect::MySql => Self::Json(json(names)),
-            Dialect::Postgres | Dialect::Sqlite => Self::Each(padded(names)),
+/// Changes rows of a table. Its values are those of [`values`].
+pub(crate) fn update(dialect: Dialect, table: &str, set: &str) -> Sql {
+    let text = match dialect {
+        Dialect::MySql => format!("UPDATE {} SET {set}", joined(table)),
+        _ => format!("UPDATE {table} SET {set} WHERE {}", listed(dialect)),
+    };
+    Sql::new(dialect, &text)
+}
+
+/// The values of a statement that changes rows: their names, and those of what is set.
+pub(crate) fn values<'a>(
+    dialect: Dialect,
+    names: &'a [&'a str],
+    set: &[Value<'a>],
+) -> Vec<Value<'a>> {
+    let names = &[Value::List(names)];
+    match dialect {
+        Dialect::MySql => [names, set].concat(),
+        Dialect::Postgres | Dialect::Sqlite => [set, names].concat(),
+    }
+}
+
+/// What stands in the brackets of `IN` in a statement that reads, with its values.
+pub(crate) fn list<'a>(dialect: Dialect, names: &'a [&'a str]) -> (String, Vec<Value<'a>>) {
+    let text = match dialect {
+        // Looked up in a table of hashes, where an array would be compared one by one.
+        Dialect::Postgres => "SELECT UNNEST(?)",
+        Dialect::Sqlite => "SELECT value FROM json_each(?)",
+        Dialect::MySql => {
+            let names = padded(names);
+            let places = vec!["?"; names.len()].join(", ");
+            return (places, names.into_iter().map(Value::Text).collect());
         }
-    }
-
-    /// Deletes these rows of a table.
-    pub(crate) fn delete(&self, dialect: Dialect, table: &str) -> Sql {
-        let text = match self {
-            Self::Json(_) => format!("DELETE named FROM {}", joined(table)),
-            Self::Each(names) => format!("DELETE FROM {table} WHERE {}", listed(names.len())),
-        };
-        Sql::new(dialect, &text)
-    }
-
-    /// Changes these rows of a table.
-    pub(crate) fn update(&self, dialect: Dialect, table: &str, set: &str) -> Sql {
-        let text = match self {
-            Self::Json(_) => format!("UPDATE {} SET {set}", joined(table)),
-            Self::Each(names) => format!("UPDATE {table} SET {set} WHERE {}", listed(names.len())),
-        };
-        Sql::new(dialect, &text)
-    }
-
-    /// The values of the statement, with those of what is set.
-    pub(crate) fn values<'b>(&'b self, set: &[Value<'b>]) -> Vec<Value<'b>> {
-        match self {
-            Self::Json(names) => [&[Value::Text(names)], set].concat(),
-            Self::Each(names) => {
-                let names = names.iter().copied().map(Value::Text);
-                set.iter().copied().chain(names).collect()
-            }
-        }
-    }
+    };
+    (text.to_owned(), vec![Value::List(names)])
 }
 
 /// Names and, up to the next power of two, the last of them again: so the database sees few different
 /// statements.
-pub(crate) fn padded<'a>(names: &[&'a str]) -> Vec<&'a str> {
+fn padded<'a>(names: &[&'a str]) -> Vec<&'a str> {
     let last = names.last().copied().unwrap_or_default();
     let padded = names.iter().copied().chain(std::iter::repeat(last));
     padded.take(names.len().next_power_of_two()).collect()
 }
 
-/// As many placeholders.
-pub(crate) fn placeholders(count: usize) -> String {
-    vec!["?"; count].join(", ")
-}
-
-fn listed(count: usize) -> String {
-    format!("batch_id IN ({})", placeholders(count))
+fn listed(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => "batch_id = ANY(?)",
+        Dialect::MySql | Dialect::Sqlite => "batch_id IN (SELECT value FROM json_each(?))",
+    }
 }
 
 /// The names are ASCII, whatever the table's character set is. Compared as anything else, the index
@@ -76,24 +76,6 @@ fn joined(table: &str) -> String {
          STRAIGHT_JOIN {table} AS named FORCE INDEX (PRIMARY) \
          ON named.batch_id = CONVERT(names.id USING ascii)"
     )
-}
-
-fn json(names: &[&str]) -> String {
-    let mut json = String::with_capacity(names.len() * 30 + 2);
-    json.push('[');
-    for (index, name) in names.iter().enumerate() {
-        json.push_str(if index == 0 { "\"" } else { ",\"" });
-        for c in name.chars() {
-            match c {
-                '"' | '\\' => json.extend(['\\', c]),
-                c if c.is_ascii_control() => json.push_str(&format!("\\u{:04x}", u32::from(c))),
-                c => json.push(c),
-            }
-        }
-        json.push('"');
-    }
-    json.push(']');
-    json
 }
 
 #[cfg(test)]
@@ -107,20 +89,17 @@ mod tests {
     }
 
     #[test]
-    fn names_are_quoted() {
-        assert_eq!(json(&["a", "b\"\\\n"]), r#"["a","b\"\\\u000a"]"#);
-        assert_eq!(json(&[]), "[]");
-    }
-
-    #[test]
     fn values_stand_where_their_placeholders_do() {
-        let first = |dialect| match Names::new(dialect, &["a"]).values(&[Value::Int(1)])[..] {
-            [Value::Int(1), Value::Text(names)] | [Value::Text(names), Value::Int(1)] => {
-                names.to_owned()
-            }
+        let names_first = |dialect| match values(dialect, &["a"], &[Value::Int(1)])[..] {
+            [Value::Int(1), Value::List(&["a"])] => false,
+            [Value::List(&["a"]), Value::Int(1)] => true,
             _ => panic!("two values"),
         };
-        assert_eq!(first(Dialect::Sqlite), "a");
-        assert_eq!(first(Dialect::MySql), "[\"a\"]");
+        for dialect in [Dialect::Postgres, Dialect::MySql, Dialect::Sqlite] {
+            let update = update(dialect, "t", "attempts = ?").text().0;
+            let (before, _) = update.split_once("attempts = ").unwrap();
+            let named = before.contains("JSON_TABLE");
+            assert_eq!(named, names_first(dialect), "{update}");
+        }
     }
 }

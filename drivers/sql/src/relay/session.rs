@@ -32,7 +32,7 @@ pub(crate) struct Run<'a, DB: Database> {
 pub(crate) struct Session<'a, DB: Database> {
     run: Run<'a, DB>,
     deferred: Deferred,
-    /// What was read while the rows before it were settled.
+    /// What was read while the rows before it were forwarded.
     ahead: Option<Window>,
     /// The destination is known to take messages, though not these.
     proven: bool,
@@ -88,7 +88,7 @@ impl<'a, DB: Database> Session<'a, DB> {
         self.run.store.clean().await
     }
 
-    /// Reads rows, writes them, and settles them while it reads on.
+    /// Writes and settles rows, and reads those that come after them meanwhile.
     ///
     /// # Errors
     /// `LeaseLost`; or that of the database. The session is over then.
@@ -100,23 +100,17 @@ impl<'a, DB: Database> Session<'a, DB> {
         }
         // Reading may have taken long.
         self.keep().await?;
-        let writer = &*self.run.relay.writer;
-        let mut pass = pass(rows, writer, &self.deferred, self.terms()).await;
+        self.run.wake.seen();
+        let known: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+        let ((mut pass, settled), ahead) =
+            tokio::join!(self.forward(rows), self.read_ahead(&known));
         self.run.metrics.count(&pass, self.run.report);
+        settled?;
         let down = pass.down.take();
         self.proven = false;
         if down.is_none() {
             self.search = None;
-        }
-        if down.is_some() || self.is_full() {
-            self.settle(&pass).await?;
-        } else {
-            self.run.wake.seen();
-            let known: Vec<_> = pass.rows.iter().map(|(id, _)| id.as_str()).collect();
-            let ahead = self.run.store.ready(&known, None);
-            let (settled, ahead) = tokio::join!(self.settle(&pass), ahead);
-            settled?;
-            self.ahead = Some(ahead?);
+            self.ahead = ahead?;
         }
         self.apply(pass);
         match down {
@@ -133,6 +127,24 @@ impl<'a, DB: Database> Session<'a, DB> {
                 })
             }
         }
+    }
+
+    /// Writes rows, then tells the database.
+    async fn forward(&self, rows: Vec<Row>) -> (Pass, Result<()>) {
+        let writer = &*self.run.relay.writer;
+        let pass = pass(rows, writer, &self.deferred, self.terms()).await;
+        let settled = self.settle(&pass).await;
+        (pass, settled)
+    }
+
+    /// The next window behind rows that are being written. If these find the destination down, they
+    /// come first again.
+    async fn read_ahead(&self, known: &[String]) -> Result<Option<Window>> {
+        if self.is_full() {
+            return Ok(None);
+        }
+        let known: Vec<_> = known.iter().map(String::as_str).collect();
+        self.run.store.ready(&known, None).await.map(Some)
     }
 
     /// The rows of a pass; of a full window its last place and its streams; and when the next of the
@@ -222,10 +234,9 @@ impl<'a, DB: Database> Session<'a, DB> {
         }
         if !others.is_empty() {
             self.keep().await?;
-            let writer = &*self.run.relay.writer;
-            let pass = pass(others, writer, &self.deferred, self.terms()).await;
+            let (pass, settled) = self.forward(others).await;
             self.run.metrics.count(&pass, self.run.report);
-            self.settle(&pass).await?;
+            settled?;
             self.proven = pass.written > 0;
             self.apply(pass);
         } else if window.full {

@@ -11,7 +11,7 @@ use streams_core::Result;
 use tokio::time::timeout;
 
 use super::config::Cleanup;
-use super::named::{Names, padded, placeholders};
+use super::named::{self, list};
 use super::pass::{Row, Verdict};
 use super::statement::{
     LIMIT, connection, end, execute, failed, fetch, fetch_along_the_index, millis,
@@ -54,14 +54,9 @@ impl<DB: Database> Store<DB> {
         let mut condition = "status = 0".to_owned();
         let mut values = Vec::new();
         if !without.is_empty() {
-            let list = match DB::DIALECT {
-                // Looked up in a table of hashes, where a list would be compared one by one.
-                Dialect::Postgres => {
-                    format!("SELECT UNNEST(ARRAY[{}])", list(without, &mut values))
-                }
-                Dialect::MySql | Dialect::Sqlite => list(without, &mut values),
-            };
+            let (list, names) = list(DB::DIALECT, without);
             condition += &format!(" AND batch_id NOT IN ({list})");
+            values = names;
         }
         if let Some(place) = after {
             condition += &format!(" AND {} > ?", self.outbox.sequence());
@@ -69,48 +64,49 @@ impl<DB: Database> Store<DB> {
         }
         let sql = self.select(&condition);
         let rows = fetch_along_the_index(&self.outbox, &sql, &values, "read").await?;
-        Ok(self.fitting(&rows)?.0)
+        self.fitting(&rows)
     }
 
     /// These deferred rows, as many as fit; and those of the names that are not there any more.
     pub(crate) async fn again(&self, ids: &[String]) -> Result<(Vec<Row>, Vec<String>)> {
         let names: Vec<_> = ids.iter().map(String::as_str).collect();
-        let mut values = Vec::new();
-        let condition = format!("status = 3 AND batch_id IN ({})", list(&names, &mut values));
-        let (window, found) = self.window(&condition, &values).await?;
-        let gone = ids.iter().filter(|id| !found.contains(*id)).cloned();
-        let gone = gone.collect();
+        let (list, values) = list(DB::DIALECT, &names);
+        let condition = format!("status = 3 AND batch_id IN ({list})");
+        let rows = fetch(&self.outbox, &self.select(&condition), &values, "read").await?;
+        let window = self.fitting(&rows)?;
+        let found: sqlx::Result<HashSet<_>> = rows.iter().map(|row| DB::text(row, 0)).collect();
+        let found = found.map_err(|source| failed(&self.outbox, source, "read"))?;
+        let gone = ids.iter().filter(|id| !found.contains(id.as_str()));
+        let gone = gone.cloned().collect();
         Ok((window.rows.into_iter().map(Row::again).collect(), gone))
     }
 
-    /// As many rows as fit, and the names of all that were found. A row larger than everything that
-    /// fits comes alone.
-    pub(crate) async fn window(
-        &self,
-        condition: &str,
-        values: &[Value<'_>],
-    ) -> Result<(Window, HashSet<String>)> {
+    /// As many rows that meet a condition as fit. A row larger than everything that fits comes alone.
+    #[cfg(feature = "wal")]
+    pub(crate) async fn window(&self, condition: &str, values: &[Value<'_>]) -> Result<Window> {
         let rows = fetch(&self.outbox, &self.select(condition), values, "read").await?;
         self.fitting(&rows)
     }
 
-    fn fitting(&self, rows: &[DB::Row]) -> Result<(Window, HashSet<String>)> {
+    fn fitting(&self, rows: &[DB::Row]) -> Result<Window> {
         read::<DB>(rows, self.rows).map_err(|source| failed(&self.outbox, source, "read"))
     }
 
     fn select(&self, condition: &str) -> Sql {
-        // The data of those that do not fit stays where it is.
+        // The data of those that do not fit stays where it is. Only of the first the age is asked.
         let sql = format!(
-            "SELECT batch_id, place, age, write_retries, \
+            "SELECT batch_id, place, CASE WHEN total = size THEN {age} END, write_retries, \
              CASE WHEN total <= {bytes} OR total = size THEN raw_data END FROM (\
-             SELECT batch_id, place, age, write_retries, raw_data, size, \
-             SUM(size) OVER (ORDER BY place) AS total FROM (\
-             SELECT batch_id, {sequence} AS place, {age} AS age, write_retries, {raw} AS raw_data, \
+             SELECT batch_id, place, insert_time, write_retries, raw_data, size, \
+             SUM(size) OVER (ORDER BY place ROWS UNBOUNDED PRECEDING) AS total FROM (\
+             SELECT batch_id, {sequence} AS place, insert_time, {attempts} AS write_retries, \
+             {raw} AS raw_data, \
              LENGTH(raw_data) AS size FROM {table} WHERE {condition} \
              ORDER BY {sequence} LIMIT {rows}) AS oldest) AS counted ORDER BY place",
             bytes = self.bytes,
             sequence = self.outbox.sequence(),
             age = age(DB::DIALECT),
+            attempts = attempts(DB::DIALECT),
             raw = raw(DB::DIALECT),
             table = self.outbox.quoted(),
             rows = self.rows,
@@ -141,16 +137,14 @@ impl<DB: Database> Store<DB> {
             let mut transaction = connection.begin_with(begin).await?;
             for (change, ids) in [(self.done(), done), (Change::Wait, waiting)] {
                 if !ids.is_empty() {
-                    let names = Names::new(DB::DIALECT, &ids);
-                    let sql = self.sql(change, &names);
-                    DB::execute(&mut transaction, &sql, &names.values(&[])).await?;
+                    let values = named::values(DB::DIALECT, &ids, &[]);
+                    DB::execute(&mut transaction, &self.sql(change), &values).await?;
                 }
             }
             for (id, verdict) in others {
-                let names = Names::new(DB::DIALECT, &[id]);
-                let sql = self.sql(Change::Fail, &names);
-                let values = names.values(&failure(verdict));
-                DB::execute(&mut transaction, &sql, &values).await?;
+                let names = [id.as_str()];
+                let values = named::values(DB::DIALECT, &names, &failure(verdict));
+                DB::execute(&mut transaction, &self.sql(Change::Fail), &values).await?;
             }
             transaction.commit().await
         })
@@ -202,9 +196,8 @@ impl<DB: Database> Store<DB> {
     /// Changes rows, if there are any.
     async fn change(&self, change: Change, ids: &[&str]) -> Result<()> {
         if !ids.is_empty() {
-            let names = Names::new(DB::DIALECT, ids);
-            let sql = self.sql(change, &names);
-            execute(&self.outbox, &sql, &names.values(&[]), "settle").await?;
+            let values = named::values(DB::DIALECT, ids, &[]);
+            execute(&self.outbox, &self.sql(change), &values, "settle").await?;
         }
         Ok(())
     }
@@ -217,11 +210,11 @@ impl<DB: Database> Store<DB> {
         }
     }
 
-    fn sql(&self, change: Change, names: &Names<'_>) -> Sql {
+    fn sql(&self, change: Change) -> Sql {
         let (dialect, table) = (DB::DIALECT, self.outbox.quoted());
         let now = dialect.now();
         let set = match change {
-            Change::Delete => return names.delete(dialect, table),
+            Change::Delete => return named::delete(dialect, table),
             Change::Keep => &format!("status = 1, due = NULL, forwarded = {now}"),
             Change::Wait => "status = 3, due = NULL",
             Change::Release => "status = 0, due = NULL",
@@ -231,7 +224,7 @@ impl<DB: Database> Store<DB> {
                  raw_data = COALESCE(?, raw_data), message_count = COALESCE(?, message_count)"
             ),
         };
-        names.update(dialect, table, set)
+        named::update(dialect, table, set)
     }
 }
 
@@ -274,14 +267,7 @@ fn failure(verdict: &Verdict) -> Vec<Value<'_>> {
     ]
 }
 
-/// A list of names for a statement that reads, and their values.
-fn list<'a>(ids: &[&'a str], values: &mut Vec<Value<'a>>) -> String {
-    let ids = padded(ids);
-    values.extend(ids.iter().copied().map(Value::Text));
-    placeholders(ids.len())
-}
-
-fn read<DB: Database>(rows: &[DB::Row], limit: u32) -> sqlx::Result<(Window, HashSet<String>)> {
+fn read<DB: Database>(rows: &[DB::Row], limit: u32) -> sqlx::Result<Window> {
     let mut window = Window {
         full: rows.len() >= limit as usize,
         ..Window::default()
@@ -292,10 +278,8 @@ fn read<DB: Database>(rows: &[DB::Row], limit: u32) -> sqlx::Result<(Window, Has
             u64::try_from(age).unwrap_or_default(),
         ));
     }
-    let mut found = HashSet::with_capacity(rows.len());
+    window.rows.reserve(rows.len());
     for row in rows {
-        let id = DB::text(row, 0)?.to_owned();
-        found.insert(id.clone());
         let Some(raw_data) = DB::maybe_bytes(row, 4)? else {
             window.full = true;
             continue;
@@ -304,9 +288,10 @@ fn read<DB: Database>(rows: &[DB::Row], limit: u32) -> sqlx::Result<(Window, Has
         // NULL in tables that the Go library made.
         let attempts = DB::maybe_int(row, 3)?.unwrap_or_default();
         let attempts = u32::try_from(attempts).unwrap_or_default();
+        let id = DB::text(row, 0)?.to_owned();
         window.rows.push(Row::new(id, attempts, raw_data));
     }
-    Ok((window, found))
+    Ok(window)
 }
 
 /// For how many milliseconds a row has been there; NULL if nobody knows.
@@ -319,6 +304,14 @@ fn age(dialect: Dialect) -> &'static str {
         Dialect::Sqlite => {
             "CAST((unixepoch('subsec') - unixepoch(insert_time, 'subsec')) * 1000 AS INTEGER)"
         }
+    }
+}
+
+/// The attempts, in the width they are read in: to try another costs an error for each row.
+fn attempts(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Postgres => "write_retries::BIGINT",
+        Dialect::MySql | Dialect::Sqlite => "write_retries",
     }
 }
 

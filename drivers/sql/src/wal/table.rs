@@ -91,7 +91,7 @@ pub(super) async fn committed(
     );
     let next = Value::Int(snapshot.next);
     let values = [Value::Int(after), next, next, Value::Text(&snapshot.text)];
-    Ok(store.window(&condition, &values).await?.0)
+    store.window(&condition, &values).await
 }
 
 /// How many of these transactions are still not seen by others. One is told of in the log when it is
@@ -120,7 +120,7 @@ fn whole(half: &str, next: &str) -> String {
 /// A row, if it is still to be forwarded.
 pub(super) async fn row(store: &Store<Postgres>, id: &str) -> Result<Window> {
     let condition = "status IN (0, 3) AND batch_id = ?";
-    Ok(store.window(condition, &[Value::Text(id)]).await?.0)
+    store.window(condition, &[Value::Text(id)]).await
 }
 
 async fn fetch(
