@@ -103,8 +103,8 @@ fn allowed(member: &Member) -> Option<&'static [&'static str]> {
     match &*member.folder {
         "streams-macros" => Some(&[]),
         "streams-core" => Some(&["streams-macros"]),
-        "middleware" => Some(&["streams-core"]),
-        folder if folder.starts_with("drivers/") => Some(&["streams-core"]),
+        "middleware" | "outbox" => Some(&["streams-core"]),
+        folder if folder.starts_with("drivers/") => Some(&["streams-core", "streams-outbox"]),
         _ => None,
     }
 }

@@ -3,7 +3,6 @@
 mod database;
 mod error;
 mod inbox;
-mod message;
 mod outbox;
 mod queue;
 mod relay;

@@ -1,14 +1,11 @@
 //! The relay: moves what was committed to the outbox on to any [`Writer`].
 
 pub(crate) mod config;
-pub(crate) mod deferred;
 mod lease;
 pub mod metrics;
 mod named;
-pub(crate) mod pass;
 pub(crate) mod session;
 pub(crate) mod statement;
-pub(crate) mod stop;
 pub(crate) mod store;
 mod wake;
 
@@ -16,6 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use streams_core::{Error, ErrorKind, Result, Writer};
+use streams_outbox::stop;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 

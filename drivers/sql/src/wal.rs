@@ -21,6 +21,7 @@ use pgwire_replication::ReplicationConfig;
 use sqlx::Postgres;
 use sqlx::postgres::PgConnectOptions;
 use streams_core::{Backoff, Error, ErrorKind, Result, Writer};
+use streams_outbox::stop;
 use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
@@ -30,7 +31,6 @@ use self::stream::Stream;
 use crate::DRIVER;
 use crate::outbox::Outbox;
 use crate::relay::session::DATABASE_BACKOFF;
-use crate::relay::stop;
 use crate::relay::store::Store;
 use crate::relay::{Cleanup, Relay, RelayBuilder, RelayReport, is_final};
 

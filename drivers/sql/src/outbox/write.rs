@@ -6,7 +6,6 @@ use super::Outbox;
 use crate::DRIVER;
 use crate::database::{Database, Value};
 use crate::error::{all_from, error};
-use crate::message;
 
 impl<DB: Database> Outbox<DB> {
     /// Writes messages in the transaction that a connection is in: they are published if it is
@@ -54,7 +53,7 @@ impl<DB: Database> Outbox<DB> {
         let values = [
             Value::Text(id.as_str()),
             Value::Int(i64::try_from(row.len()).unwrap_or(i64::MAX)),
-            Value::Bytes(&message::encode(row)),
+            Value::Bytes(&streams_outbox::encode(row)),
         ];
         let done = DB::execute(connection, &self.0.insert, &values).await;
         done.map_err(|source| error(source, "write").with("table", &self.0.table))?;

@@ -1,9 +1,10 @@
 //! Messages as rows.
 
 use streams_core::{ContentType, Message, MessageId, Result, StreamName, unix_millis};
+use streams_outbox::{decode, encode};
 
+use crate::DRIVER;
 use crate::database::{Database, Value};
-use crate::message::{decode, encode};
 
 /// A message as it goes into a row.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub(crate) fn message<DB: Database>(
     stream: &StreamName,
 ) -> sqlx::Result<Message> {
     let (id, raw) = (DB::text(row, id)?, DB::bytes(row, raw)?);
-    let decoded = decode(id, raw).ok().and_then(|mut messages| {
+    let decoded = decode(DRIVER, id, raw).ok().and_then(|mut messages| {
         let one = messages.pop().filter(|_| messages.is_empty())?;
         (one.stream() == stream).then_some(one)
     });

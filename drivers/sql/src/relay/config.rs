@@ -17,8 +17,7 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(300);
 /// The longest of all times.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// The most rows that are read together. With as many that are tried again, each is a value of a
-/// statement, of which SQLite takes 32,766.
+/// The most rows that are read together: their names stand in one statement.
 const MOST_ROWS: u32 = 5_000;
 
 /// What becomes of rows that were forwarded.

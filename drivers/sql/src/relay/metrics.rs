@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, SharedString, counter, gauge};
+use streams_outbox::{Pass, Verdict};
 
 use super::RelayReport;
-use super::pass::{Pass, Verdict};
 
 /// Messages that were written to the destination; a counter.
 pub const MESSAGES: &str = "streams_relay_messages_total";

@@ -3,15 +3,15 @@
 use std::collections::HashSet;
 
 use streams_core::{Backoff, Error, ErrorKind, Result, StreamName};
+use streams_outbox::{Deferred, Pass, Row, Terms, pass};
 use tokio::time::{Duration, Instant, sleep};
 
-use super::deferred::Deferred;
 use super::lease::Lease;
 use super::metrics::Metrics;
-use super::pass::{Pass, Row, Terms, pass};
 use super::store::{Store, Window};
 use super::wake::Wake;
 use super::{Config, Relay, RelayReport, is_final};
+use crate::DRIVER;
 use crate::database::Database;
 
 /// While the database cannot be reached.
@@ -188,6 +188,8 @@ impl<'a, DB: Database> Session<'a, DB> {
     fn terms(&self) -> Terms {
         let config = self.config();
         Terms {
+            driver: DRIVER,
+            advice: "raise `lease`, of which one write may take half, or lower `rows` and `bytes`",
             attempts: config.attempts,
             backoff: config.row_backoff,
             limit: config.write_limit(),

@@ -6,16 +6,18 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Connection as _};
 use streams_core::Result;
+use streams_outbox::{Row, Verdict};
 use tokio::time::timeout;
 
 use super::config::Cleanup;
 use super::named::{self, list};
-use super::pass::{Row, Verdict};
 use super::statement::{
     LIMIT, connection, end, execute, failed, fetch, fetch_along_the_index, millis,
 };
+use crate::DRIVER;
 use crate::database::{Database, Dialect, Sql, Value};
 use crate::outbox::Outbox;
 use crate::schema::begin_to_write;
@@ -289,7 +291,8 @@ fn read<DB: Database>(rows: &[DB::Row], limit: u32) -> sqlx::Result<Window> {
         let attempts = DB::maybe_int(row, 3)?.unwrap_or_default();
         let attempts = u32::try_from(attempts).unwrap_or_default();
         let id = DB::text(row, 0)?.to_owned();
-        window.rows.push(Row::new(id, attempts, raw_data));
+        let raw_data = Bytes::copy_from_slice(raw_data);
+        window.rows.push(Row::new(DRIVER, id, attempts, raw_data));
     }
     Ok(window)
 }

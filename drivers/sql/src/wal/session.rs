@@ -19,6 +19,7 @@ use bytes::Bytes;
 use pgwire_replication::Lsn;
 use sqlx::Postgres;
 use streams_core::{Error, ErrorKind, Result};
+use streams_outbox::{Deferred, Row, Terms, pass, stop};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
@@ -27,10 +28,8 @@ use super::pgoutput::Change;
 use super::slot::{Slot, Start};
 use super::stream::{Item, Stream};
 use super::table::{self, Snapshot, Which};
-use crate::relay::deferred::Deferred;
+use crate::DRIVER;
 use crate::relay::metrics::Metrics;
-use crate::relay::pass::{Row, Terms, pass};
-use crate::relay::stop;
 use crate::relay::store::Store;
 use crate::relay::{Relay, RelayReport};
 
@@ -87,7 +86,7 @@ impl From<&Row> for Wanted {
         Self {
             id: row.id.clone(),
             attempts: row.attempts,
-            size: row.size,
+            size: row.raw_data.len(),
             raw_data: None,
         }
     }
@@ -275,7 +274,10 @@ impl<'a> Session<'a> {
         let mut rows = Vec::new();
         for row in wanted {
             match &row.raw_data {
-                Some(raw_data) => rows.push(Row::new(row.id.clone(), row.attempts, raw_data)),
+                Some(raw_data) => {
+                    let (id, raw_data) = (row.id.clone(), raw_data.clone());
+                    rows.push(Row::new(DRIVER, id, row.attempts, raw_data));
+                }
                 None => rows.extend(table::row(self.run.store, &row.id).await?.rows),
             }
         }
@@ -381,6 +383,8 @@ impl<'a> Session<'a> {
         }
         let relay = self.run.relay;
         let terms = Terms {
+            driver: DRIVER,
+            advice: "raise `write_limit`, or lower `rows` and `bytes`",
             attempts: relay.config.attempts,
             backoff: relay.config.row_backoff,
             limit: relay.config.write_limit(),

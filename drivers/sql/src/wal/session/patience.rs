@@ -8,9 +8,9 @@
 use std::collections::{HashSet, VecDeque};
 
 use streams_core::{Result, StreamName};
+use streams_outbox::Row;
 
 use super::{Flow, Forwarded, GO_ON, STOP, Session, Sweep, Wanted, Window};
-use crate::relay::pass::Row;
 
 /// The streams of rows that wait.
 type Streams = HashSet<StreamName>;

@@ -19,8 +19,6 @@ use streams_core::{
     ContentType, Error, ErrorKind, Headers, Key, Message, MessageId, Result, StreamName,
 };
 
-use crate::DRIVER;
-
 /// The messages of one row.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct TransportMessageBatch {
@@ -73,22 +71,46 @@ pub(crate) struct Timestamp {
 }
 
 /// The bytes of a row that holds these messages.
-pub(crate) fn encode(messages: &[Message]) -> Vec<u8> {
+///
+/// ```
+/// use streams_core::Message;
+/// use streams_outbox::{decode, encode};
+///
+/// let message = Message::builder("order.placed").key("17").data("{}").build()?;
+/// let raw = encode(&[message.clone()]);
+/// assert_eq!(decode("sql", "2Dn8bVbMQ2ZZzQ5YpLNpQ1EGi3p", &raw)?, [message]);
+/// # Ok::<(), streams_core::Error>(())
+/// ```
+pub fn encode(messages: &[Message]) -> Vec<u8> {
     let messages = messages.iter().map(TransportMessage::from).collect();
     TransportMessageBatch { messages }.encode_to_vec()
 }
 
 /// The messages of a row. One without an id is named after the row and its place in it, so that it
-/// has the same id each time. One without a time is of now.
+/// has the same id each time. One without a time is of now. Errors name the driver.
 ///
 /// # Errors
 /// `Codec` if the bytes are no batch, or a message in it cannot be one of ours; the index says which.
-pub(crate) fn decode(batch_id: &str, raw: &[u8]) -> Result<Vec<Message>> {
-    // One copy, of which all data are slices.
-    let batch = TransportMessageBatch::decode(Bytes::copy_from_slice(raw)).map_err(|source| {
+pub fn decode(driver: &'static str, batch_id: &str, raw: &[u8]) -> Result<Vec<Message>> {
+    decode_bytes(driver, batch_id, Bytes::copy_from_slice(raw))
+}
+
+/// As [`decode`], without a copy: the data of the messages are slices of `raw`.
+pub(crate) fn decode_bytes(
+    driver: &'static str,
+    batch_id: &str,
+    raw: Bytes,
+) -> Result<Vec<Message>> {
+    let corrupt = |problem: &str| {
+        Error::new(ErrorKind::Codec, problem)
+            .operation("decode")
+            .driver(driver)
+            .with("batch", batch_id)
+    };
+    let batch = TransportMessageBatch::decode(raw).map_err(|source| {
         let problem = "the row holds no batch of messages; it was damaged, or another program \
                        wrote it";
-        corrupt(problem, batch_id).source(source)
+        corrupt(problem).source(source)
     })?;
     let messages = batch.messages.into_iter().enumerate();
     messages
@@ -98,19 +120,12 @@ pub(crate) fn decode(batch_id: &str, raw: &[u8]) -> Result<Vec<Message>> {
                 id => id.to_owned(),
             };
             message.into_message(&id).map_err(|source| {
-                corrupt("a message of the row is invalid; see the cause", batch_id)
+                corrupt("a message of the row is invalid; see the cause")
                     .with("index", index)
                     .source(source)
             })
         })
         .collect()
-}
-
-fn corrupt(problem: &str, batch_id: &str) -> Error {
-    Error::new(ErrorKind::Codec, problem)
-        .operation("decode")
-        .driver(DRIVER)
-        .with("batch", batch_id)
 }
 
 impl From<&Message> for TransportMessage {

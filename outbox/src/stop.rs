@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 /// Runs what ends when it is told so, and tells it when `shutdown` is there.
-pub(crate) async fn until<T, Running: Future<Output = T>>(
+pub async fn until<T, Running: Future<Output = T>>(
     shutdown: impl Future<Output = ()>,
     run: impl FnOnce(watch::Receiver<bool>) -> Running,
 ) -> T {
@@ -19,7 +19,7 @@ pub(crate) async fn until<T, Running: Future<Output = T>>(
 }
 
 /// Waits until the relay is to end.
-pub(crate) async fn told(stopped: &mut watch::Receiver<bool>) {
+pub async fn told(stopped: &mut watch::Receiver<bool>) {
     // Without a sender nobody waits for this either.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }

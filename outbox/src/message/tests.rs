@@ -29,7 +29,7 @@ fn message() -> Message {
 }
 
 fn there_and_back(message: &Message) -> Message {
-    let messages = decode("b", &encode(std::slice::from_ref(message))).unwrap();
+    let messages = decode("test", "b", &encode(std::slice::from_ref(message))).unwrap();
     assert_eq!(messages.len(), 1);
     messages[0].clone()
 }
@@ -37,17 +37,17 @@ fn there_and_back(message: &Message) -> Message {
 #[test]
 fn the_bytes_are_those_of_the_go_library() {
     assert_eq!(encode(&[message()]), GO);
-    let read = decode("b", GO).unwrap();
+    let read = decode("test", "b", GO).unwrap();
     assert_eq!(read, [message()]);
     assert_eq!(read[0].time(), message().time());
     assert_eq!(encode(&[]), b"");
-    assert_eq!(decode("b", b"").unwrap(), []);
+    assert_eq!(decode("test", "b", b"").unwrap(), []);
 }
 
 #[test]
 fn a_go_message_without_anything_is_read() {
     // Only a stream: the Go library leaves out what is empty.
-    let rows = decode("batch", b"\x0a\x03\x12\x01s\x0a\x03\x12\x01s").unwrap();
+    let rows = decode("test", "batch", b"\x0a\x03\x12\x01s\x0a\x03\x12\x01s").unwrap();
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[1].id().as_str(), "batch-1");
     assert_eq!(rows[1].key(), None);
@@ -99,11 +99,16 @@ fn times_keep_their_nanoseconds() {
 #[test]
 fn a_bad_message_is_named_by_its_place() {
     // The second has no stream.
-    let error = decode("b", b"\x0a\x03\x12\x01s\x0a\x02\x32\x00").unwrap_err();
+    let error = decode("test", "b", b"\x0a\x03\x12\x01s\x0a\x02\x32\x00").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Codec);
     assert!(error.to_string().contains("index=1"), "{error}");
     // A time that cannot be.
-    let error = decode("b", b"\x0a\x0a\x12\x01s\x3a\x05\x10\x80\x94\xeb\xdc").unwrap_err();
+    let error = decode(
+        "test",
+        "b",
+        b"\x0a\x0a\x12\x01s\x3a\x05\x10\x80\x94\xeb\xdc",
+    )
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Codec);
 }
 
@@ -114,7 +119,7 @@ fn random_messages_survive() {
         let messages: Vec<_> = (0..random.usize(..4))
             .map(|_| random_message(&mut random))
             .collect();
-        let read = decode("b", &encode(&messages)).unwrap();
+        let read = decode("test", "b", &encode(&messages)).unwrap();
         assert_eq!(read, messages);
         for (read, written) in read.iter().zip(&messages) {
             assert_eq!(read.time(), written.time());
@@ -142,11 +147,11 @@ fn arbitrary_bytes_are_read_or_refused() {
             }
             bytes
         };
-        match decode("b", &bytes) {
+        match decode("test", "b", &bytes) {
             Ok(messages) => {
                 read += 1;
                 // What was read can be written, and is read the same.
-                assert_eq!(decode("b", &encode(&messages)).unwrap(), messages);
+                assert_eq!(decode("test", "b", &encode(&messages)).unwrap(), messages);
             }
             Err(error) => {
                 refused += 1;

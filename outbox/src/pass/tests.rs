@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use streams_core::{Capabilities, async_trait};
 
 use super::*;
+use crate::decode;
 
 /// Fails the messages whose data is named, with an error of this kind; keeps the others.
 struct Destination {
@@ -63,6 +64,8 @@ impl Writer for Destination {
 }
 
 const TERMS: Terms = Terms {
+    driver: "test",
+    advice: "raise `lease`",
     attempts: 3,
     backoff: Backoff::constant(Duration::from_secs(1)),
     limit: Duration::from_secs(5),
@@ -80,7 +83,7 @@ fn row(id: &str, attempts: u32, messages: &[&str]) -> Row {
         message.data(data.to_owned()).build().unwrap()
     };
     let messages: Vec<_> = messages.iter().map(message).collect();
-    Row::new(id.to_owned(), attempts, &message::encode(&messages))
+    Row::new("test", id.to_owned(), attempts, encode(&messages).into())
 }
 
 /// What became of each row, in short.
@@ -138,7 +141,7 @@ async fn when_the_destination_is_down_rows_stay_as_they_are() {
             if fails == "all" { &["all"] } else { &["hangs"] },
             ErrorKind::Unavailable,
         );
-        let corrupt = || Row::new("3".to_owned(), 0, b"nonsense");
+        let corrupt = || Row::new("test", "3".to_owned(), 0, Bytes::from_static(b"nonsense"));
         let rows = vec![row("1", 2, &["k=a"]), row("2", 0, &["j=b"]), corrupt()];
         let down = pass(rows, &to, &Deferred::default(), TERMS).await;
         assert_eq!(verdicts(&down), ["3 aside 1"]);
@@ -211,7 +214,7 @@ async fn only_the_rest_of_a_row_is_left() {
     else {
         panic!("{:?}", pass.rows);
     };
-    let left = message::decode("1", &rest.raw_data).unwrap();
+    let left = decode("test", "1", &rest.raw_data).unwrap();
     assert_eq!(
         left.iter().map(|m| &m.data()[..]).collect::<Vec<_>>(),
         [b"b", b"c"]
@@ -272,8 +275,8 @@ async fn rows_wait_behind_deferred_ones() {
 async fn what_cannot_be_read_is_set_aside_at_once() {
     let to = destination(&[], ErrorKind::Other);
     let rows = vec![
-        Row::new("1".to_owned(), 0, b"nonsense"),
-        Row::new("2".to_owned(), 0, b""),
+        Row::new("test", "1".to_owned(), 0, Bytes::from_static(b"nonsense")),
+        Row::new("test", "2".to_owned(), 0, Bytes::new()),
         row("3", 0, &["c"]),
     ];
     let pass = pass(rows, &to, &Deferred::default(), TERMS).await;

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 /// What keeps its order: the messages of one key in one stream, by a hash of both. Two that share a
 /// hash wait for each other needlessly, and that is all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Lane(u64);
+pub struct Lane(u64);
 
 /// The rows that were deferred, in their order.
 #[derive(Debug, Default)]
-pub(crate) struct Deferred {
+pub struct Deferred {
     hasher: RandomState,
     /// By a number that rises with each row.
     rows: BTreeMap<u64, Entry>,
@@ -43,13 +43,13 @@ impl Entry {
 
 impl Deferred {
     /// The lane of a message. One without a key has no order to keep.
-    pub(crate) fn lane(&self, message: &Message) -> Option<Lane> {
+    pub fn lane(&self, message: &Message) -> Option<Lane> {
         let key = message.key()?.as_bytes();
         Some(Lane(self.hasher.hash_one((message.stream().as_str(), key))))
     }
 
     /// The lanes of messages, each once.
-    pub(crate) fn lanes(&self, messages: &[Message]) -> Vec<Lane> {
+    pub fn lanes(&self, messages: &[Message]) -> Vec<Lane> {
         let mut lanes: Vec<_> = messages.iter().filter_map(|m| self.lane(m)).collect();
         lanes.sort_unstable();
         lanes.dedup();
@@ -57,22 +57,37 @@ impl Deferred {
     }
 
     /// Whether a row here holds the lane.
-    pub(crate) fn holds(&self, lane: Lane) -> bool {
+    pub fn holds(&self, lane: Lane) -> bool {
         self.lanes.contains_key(&lane)
     }
 
+    /// The names of the rows, in their order.
+    pub fn ids(&self) -> Vec<String> {
+        self.rows.values().map(|entry| entry.id.clone()).collect()
+    }
+
+    /// Whether a row is here.
+    pub fn contains(&self, id: &str) -> bool {
+        self.numbers.contains_key(id)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// How many rows there are.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.rows.len()
     }
 
     /// What it takes of its limit: the keys of each row, at least one a row.
-    pub(crate) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.size
     }
 
     /// Keeps a row. One that is here already stays in its place.
-    pub(crate) fn put(&mut self, id: &str, due: Instant, suspect: bool, lanes: Vec<Lane>) {
+    pub fn put(&mut self, id: &str, due: Instant, suspect: bool, lanes: Vec<Lane>) {
         let number = self.take(id).unwrap_or_else(|| {
             self.next += 1;
             self.next
@@ -92,7 +107,7 @@ impl Deferred {
     }
 
     /// Forgets a row, if it is here.
-    pub(crate) fn remove(&mut self, id: &str) {
+    pub fn remove(&mut self, id: &str) {
         self.take(id);
     }
 
@@ -116,7 +131,7 @@ impl Deferred {
     ///
     /// A row that has failed before goes alone: what follows it on its lanes waits until it is known
     /// to have gone out.
-    pub(crate) fn due(&self, now: Instant, most: usize) -> (Vec<String>, Option<Instant>) {
+    pub fn due(&self, now: Instant, most: usize) -> (Vec<String>, Option<Instant>) {
         let mut ids = Vec::new();
         let mut next: Option<Instant> = None;
         let mut closed = HashSet::new();

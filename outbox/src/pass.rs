@@ -5,54 +5,58 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use streams_core::{Backoff, Error, ErrorKind, Message, Result, StreamName, WriteError, Writer};
 use tokio::time::Instant;
 
-use super::deferred::{Deferred, Lane};
-use crate::{DRIVER, message};
+use crate::deferred::{Deferred, Lane};
+use crate::message::{decode_bytes, encode};
 
-/// The most characters of an error that are kept with its row: the width of the column.
+/// The most characters of an error that are kept with its row: as many as the column has in SQL.
 const LONGEST_ERROR: usize = 255;
 
 /// A row of the outbox, in the order of the others.
-pub(crate) struct Row {
-    pub(crate) id: String,
+#[derive(Debug)]
+pub struct Row {
+    /// Its name.
+    pub id: String,
     /// How often it has been tried before.
-    pub(crate) attempts: u32,
-    /// How many bytes it has in the table.
-    #[cfg_attr(not(feature = "wal"), expect(dead_code, reason = "for the WAL relay"))]
-    pub(crate) size: usize,
+    pub attempts: u32,
+    /// Its bytes in the table, of which the data of its messages are slices.
+    pub raw_data: Bytes,
     again: bool,
     messages: Result<Vec<Message>>,
 }
 
 impl Row {
-    /// `attempts` is how often it has been tried before.
-    pub(crate) fn new(id: String, attempts: u32, raw_data: &[u8]) -> Self {
-        let messages = message::decode(&id, raw_data).and_then(|messages| {
+    /// A row as it was read; `attempts` is how often it has been tried before. If it cannot be decoded,
+    /// a pass sets it aside, with an error that names the driver.
+    pub fn new(driver: &'static str, id: String, attempts: u32, raw_data: Bytes) -> Self {
+        let messages = decode_bytes(driver, &id, raw_data.clone()).and_then(|messages| {
             if messages.is_empty() {
                 let error = Error::new(ErrorKind::Codec, "the row holds no messages");
-                return Err(error.operation("decode").driver(DRIVER).with("batch", &id));
+                return Err(error.operation("decode").driver(driver).with("batch", &id));
             }
             Ok(messages)
         });
         Self {
             id,
             attempts,
-            size: raw_data.len(),
+            raw_data,
             again: false,
             messages,
         }
     }
 
     /// It was deferred, and its turn has come.
-    pub(crate) fn again(mut self) -> Self {
+    #[must_use]
+    pub fn again(mut self) -> Self {
         self.again = true;
         self
     }
 
     /// The streams of its messages.
-    pub(crate) fn streams(&self) -> impl Iterator<Item = &StreamName> {
+    pub fn streams(&self) -> impl Iterator<Item = &StreamName> {
         self.messages.iter().flatten().map(Message::stream)
     }
 
@@ -65,34 +69,38 @@ impl Row {
 
 /// How a pass is made.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
+pub struct Terms {
+    /// The driver's name in errors.
+    pub driver: &'static str,
     /// After how many attempts a row is set aside.
-    pub(crate) attempts: u32,
+    pub attempts: u32,
     /// How long it waits before it is tried again.
-    pub(crate) backoff: Backoff,
+    pub backoff: Backoff,
     /// How long the write may take.
-    pub(crate) limit: Duration,
+    pub limit: Duration,
+    /// What to do where that is too short, for the error.
+    pub advice: &'static str,
     /// It is known that the destination takes messages, so failures are the rows' own.
-    pub(crate) proven: bool,
+    pub proven: bool,
 }
 
 /// What a pass has done.
 #[derive(Debug, Default)]
-pub(crate) struct Pass {
+pub struct Pass {
     /// Each row with its verdict, in their order. Those of a write that found the destination down
     /// have none: they stay as they are.
-    pub(crate) rows: Vec<(String, Verdict)>,
+    pub rows: Vec<(String, Verdict)>,
     /// How many messages were written.
-    pub(crate) written: u64,
+    pub written: u64,
     /// How many were not.
-    pub(crate) failures: u64,
+    pub failures: u64,
     /// Nothing was written, and it is not for the rows: try the same again later.
-    pub(crate) down: Option<Error>,
+    pub down: Option<Error>,
 }
 
 impl Pass {
     /// Keeps in mind what was deferred, and forgets what is out of the way.
-    pub(crate) fn remember(self, deferred: &mut Deferred) {
+    pub fn remember(self, deferred: &mut Deferred) {
         let now = Instant::now();
         for (id, verdict) in self.rows {
             match verdict {
@@ -122,32 +130,40 @@ impl Pass {
 
 /// What becomes of a row.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// All of it was written.
     Done,
     /// It is tried again after those it waits for.
     Deferred {
+        /// How often it has been tried by now.
         attempts: u32,
         /// Why it failed; `None` if it only waits for another one with a key of its own.
         error: Option<String>,
+        /// How long it waits at least.
         delay: Duration,
+        /// What is left of it; `None` if that is all.
         rest: Option<Rest>,
         /// What must not overtake it.
         lanes: Vec<Lane>,
     },
     /// It is tried no more until somebody asks for it.
     SetAside {
+        /// How often it has been tried.
         attempts: u32,
+        /// Why it failed the last time.
         error: String,
+        /// What is left of it; `None` if that is all.
         rest: Option<Rest>,
     },
 }
 
 /// What is left of a row of which a part was written.
 #[derive(Debug)]
-pub(crate) struct Rest {
-    pub(crate) messages: usize,
-    pub(crate) raw_data: Vec<u8>,
+pub struct Rest {
+    /// How many messages.
+    pub messages: usize,
+    /// Their bytes, for the row.
+    pub raw_data: Vec<u8>,
 }
 
 /// What a row is to do in this pass.
@@ -159,12 +175,7 @@ enum Part {
 }
 
 /// Writes rows. Those whose keys are `deferred` already wait, unless it is their turn.
-pub(crate) async fn pass(
-    rows: Vec<Row>,
-    writer: &dyn Writer,
-    deferred: &Deferred,
-    terms: Terms,
-) -> Pass {
+pub async fn pass(rows: Vec<Row>, writer: &dyn Writer, deferred: &Deferred, terms: Terms) -> Pass {
     let mut fresh = false;
     let mut batch = Vec::new();
     let mut closed = HashSet::new();
@@ -195,7 +206,7 @@ pub(crate) async fn pass(
         parts.push((id, attempts, part));
     }
 
-    let failures = write(writer, &batch, terms.limit).await;
+    let failures = write(writer, &batch, terms).await;
     let mut done = Pass {
         written: (batch.len() - failures.len()) as u64,
         failures: failures.len() as u64,
@@ -245,7 +256,7 @@ pub(crate) async fn pass(
                 start = end;
                 let rest = (left.len() < count).then(|| Rest {
                     messages: left.len(),
-                    raw_data: message::encode(&left),
+                    raw_data: encode(&left),
                 });
                 let lanes = deferred.lanes(&left);
                 failing.extend(lanes.iter().copied());
@@ -276,23 +287,20 @@ pub(crate) async fn pass(
 }
 
 /// Writes a batch; returns which of it failed, in rising order.
-async fn write(writer: &dyn Writer, batch: &[Message], limit: Duration) -> Vec<(usize, Error)> {
+async fn write(writer: &dyn Writer, batch: &[Message], terms: Terms) -> Vec<(usize, Error)> {
     if batch.is_empty() {
         return Vec::new();
     }
     let written = match writer.try_write(batch) {
         Some(written) => written,
-        None => match tokio::time::timeout(limit, writer.write(batch)).await {
+        None => match tokio::time::timeout(terms.limit, writer.write(batch)).await {
             Ok(written) => written,
             Err(_) => Err(WriteError::all(batch.len(), || {
-                Error::new(
-                    ErrorKind::Timeout,
-                    "the destination did not confirm the messages in time; if it is slow raise \
-                     `lease`, of which one write may take half (of a WAL relay: `write_limit`), or \
-                     lower `rows` and `bytes`",
-                )
-                .operation("write")
-                .driver(DRIVER)
+                let problem =
+                    "the destination did not confirm the messages in time; if it is slow, ";
+                Error::new(ErrorKind::Timeout, [problem, terms.advice].concat())
+                    .operation("write")
+                    .driver(terms.driver)
             })),
         },
     };
