@@ -7,7 +7,7 @@
 //!   of one kind.
 //! - `instructions`: the workload that `counts` runs under callgrind.
 //!
-//! `bench/kafka` has programs of its own for the Kafka driver.
+//! `bench/kafka`, `bench/sql` and `bench/amazon` have programs of their own for those drivers.
 
 pub mod bare;
 pub mod bus;

@@ -39,6 +39,8 @@ pub(crate) struct Source {
     pub(crate) table: String,
     pub(crate) mode: Mode,
     pub(crate) wal: Wal,
+    #[cfg(feature = "dynamodb")]
+    pub(crate) dynamodb: DynamoDb,
     pub(crate) connections: u32,
     pub(crate) connect_timeout: Duration,
 }
@@ -64,6 +66,7 @@ pub(crate) enum Database {
     Postgres,
     MySql,
     Sqlite,
+    DynamoDb,
 }
 
 /// How the source is watched.
@@ -71,6 +74,7 @@ pub(crate) enum Database {
 pub(crate) enum Mode {
     Poll,
     Wal,
+    Streams,
 }
 
 /// What the server keeps for a relay that reads the write-ahead log.
@@ -81,9 +85,23 @@ pub(crate) struct Wal {
     pub(crate) manage: bool,
 }
 
-/// The settings that a mode has no use for.
-const ONLY_POLL: [&str; 2] = ["relay.poll_interval", "relay.listen"];
+/// The tables of DynamoDB.
+#[derive(Debug)]
+#[cfg(feature = "dynamodb")]
+pub(crate) struct DynamoDb {
+    pub(crate) leases_table: String,
+    pub(crate) partitions: u32,
+}
+
+/// The settings that others have no use for.
+const NOT_WAL: [&str; 2] = ["relay.poll_interval", "relay.listen"];
 const ONLY_WAL: [&str; 3] = ["wal.slot", "wal.publication", "wal.manage"];
+const ONLY_DYNAMODB: [&str; 2] = ["dynamodb.leases_table", "dynamodb.partitions"];
+const NOT_DYNAMODB: [&str; 3] = [
+    "source.connections",
+    "source.connect_timeout",
+    "relay.listen",
+];
 
 /// How log events are written.
 #[derive(Debug)]
@@ -165,16 +183,21 @@ impl Source {
             Some("postgres" | "postgresql") => Database::Postgres,
             Some("mysql" | "mariadb") => Database::MySql,
             Some("sqlite") => Database::Sqlite,
+            Some("dynamodb") => Database::DynamoDb,
             _ => {
                 return Err(values.wrong(
                     "source.url",
                     "begins with no database that this program knows; write \
-                     postgres://user:password@host/database, mysql://user:password@host/database or \
-                     sqlite://file",
+                     postgres://user:password@host/database, mysql://user:password@host/database, \
+                     sqlite://file or dynamodb:?region=eu-west-1",
                 ));
             }
         };
-        let modes = [("poll", Mode::Poll), ("wal", Mode::Wal)];
+        let modes = [
+            ("poll", Mode::Poll),
+            ("wal", Mode::Wal),
+            ("streams", Mode::Streams),
+        ];
         let mode = choice(values, "source.mode", &modes)?;
         if mode == Mode::Wal && database != Database::Postgres {
             return Err(values.wrong(
@@ -182,15 +205,28 @@ impl Source {
                 "is wal, but only PostgreSQL has a write-ahead log to read; take poll",
             ));
         }
-        let useless = match mode {
-            Mode::Poll => &ONLY_WAL[..],
-            Mode::Wal => &ONLY_POLL[..],
+        if mode == Mode::Streams && database != Database::DynamoDb {
+            return Err(values.wrong(
+                "source.mode",
+                "is streams, but only DynamoDB has streams to read; take poll",
+            ));
+        }
+        let of_mode = match mode {
+            Mode::Poll | Mode::Streams => &ONLY_WAL[..],
+            Mode::Wal => &NOT_WAL[..],
         };
-        if let Some(name) = useless.iter().find(|name| values.is_given(name)) {
+        if let Some(name) = of_mode.iter().find(|name| values.is_given(name)) {
             return Err(values.wrong(
                 name,
                 "is of no use in this `source.mode`; leave it out, or take the other mode",
             ));
+        }
+        let of_database = match database {
+            Database::DynamoDb => &NOT_DYNAMODB[..],
+            Database::Postgres | Database::MySql | Database::Sqlite => &ONLY_DYNAMODB[..],
+        };
+        if let Some(name) = of_database.iter().find(|name| values.is_given(name)) {
+            return Err(values.wrong(name, "is of no use with this `source.url`; leave it out"));
         }
         Ok(Self {
             database,
@@ -201,6 +237,11 @@ impl Source {
                 slot: values.need("wal.slot")?.to_owned(),
                 publication: values.need("wal.publication")?.to_owned(),
                 manage: yes_or_no(values, "wal.manage")?,
+            },
+            #[cfg(feature = "dynamodb")]
+            dynamodb: DynamoDb {
+                leases_table: values.need("dynamodb.leases_table")?.to_owned(),
+                partitions: number(values, "dynamodb.partitions", 1, 1024)?,
             },
             connections: number(values, "source.connections", 3, 1000)?,
             connect_timeout: duration(values, "source.connect_timeout")?,

@@ -3,15 +3,19 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "sns")]
+use streams_amazon::Sns;
+#[cfg(feature = "sqs")]
+use streams_amazon::Sqs;
 use streams_chanbuf::Chanbuf;
+#[cfg(any(feature = "kafka", feature = "sns", feature = "sqs"))]
+use streams_core::OpenDriver;
 use streams_core::{
-    Capabilities, Driver as _, DriverRegistry, Message, Result, WriteError, Writer, async_trait,
+    Capabilities, Driver as _, DriverRegistry, DriverUrl, Message, Result, WriteError, Writer,
+    async_trait,
 };
 #[cfg(feature = "kafka")]
-use {
-    streams_core::{DriverUrl, OpenDriver},
-    streams_kafka::Kafka,
-};
+use streams_kafka::Kafka;
 
 use crate::config::{Config, of_setting};
 use crate::stdout::StandardOutput;
@@ -23,21 +27,25 @@ fn drivers() -> DriverRegistry {
         .with::<StandardOutput>();
     #[cfg(feature = "kafka")]
     let drivers = drivers.with::<Kafka>();
+    #[cfg(feature = "sns")]
+    let drivers = drivers.with::<Sns>();
+    #[cfg(feature = "sqs")]
+    let drivers = drivers.with::<Sqs>();
     drivers
 }
 
 /// Connects to the destination and waits for its answer, where there is somebody to answer.
 pub(crate) async fn check(url: &str) -> Result<()> {
-    #[cfg(feature = "kafka")]
-    {
-        let url = DriverUrl::parse(url)?;
-        if Kafka::SCHEMES.contains(&url.scheme()) {
-            Kafka::open(&url).await?.connect().await?;
-        }
+    let url = DriverUrl::parse(url)?;
+    match url.scheme() {
+        #[cfg(feature = "kafka")]
+        scheme if Kafka::SCHEMES.contains(&scheme) => Kafka::open(&url).await?.connect().await,
+        #[cfg(feature = "sns")]
+        scheme if Sns::SCHEMES.contains(&scheme) => Sns::open(&url).await?.connect().await,
+        #[cfg(feature = "sqs")]
+        scheme if Sqs::SCHEMES.contains(&scheme) => Sqs::open(&url).await?.connect().await,
+        _ => Ok(()),
     }
-    #[cfg(not(feature = "kafka"))]
-    let _ = url;
-    Ok(())
 }
 
 /// The destination's writer, which remembers whether it takes messages.

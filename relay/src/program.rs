@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use streams_core::{Error, ErrorKind, Result, Writer as _};
-use streams_sql::RelayReport;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, scheme};
 use crate::destination::{self, Destination};
 use crate::signals::Signals;
-use crate::source::{self, Source};
+use crate::source::{self, Report, Source};
 use crate::status::Status;
 use crate::{http, logs};
 
@@ -98,7 +97,7 @@ fn with_causes(error: &Error) -> String {
 /// Both ends. Nothing is connected yet.
 async fn open(config: &Config) -> Result<(Arc<dyn Source>, Arc<Destination>)> {
     let destination = Destination::open(config).await?;
-    let source = source::open(config, destination.clone())?;
+    let source = source::open(config, destination.clone()).await?;
     Ok((source, destination))
 }
 
@@ -171,7 +170,7 @@ async fn serve(
     Ok(Ended::CutShort)
 }
 
-fn well(report: RelayReport) -> Ended {
+fn well(report: Report) -> Ended {
     tracing::info!(
         messages = report.messages,
         rows = report.rows,

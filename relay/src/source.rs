@@ -1,5 +1,8 @@
 //! The database of a configuration, whichever it is.
 
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +10,7 @@ use sqlx::pool::PoolOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use streams_core::{Backoff, Error, Result, Writer, async_trait};
-use streams_sql::{Database as Sql, MySql, Outbox, Postgres, Relay, RelayReport, Sqlite, WalRelay};
+use streams_sql::{Database as Sql, MySql, Outbox, Postgres, Relay, Sqlite, WalRelay};
 use tokio::sync::watch;
 
 use crate::config::{self, Config, Database, Mode, of_setting};
@@ -22,7 +25,27 @@ pub(crate) trait Source: Send + Sync {
     async fn check(&self) -> Result<()>;
 
     /// Relays until it is stopped.
-    async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<RelayReport>;
+    async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<Report>;
+}
+
+/// What a relay has done, whichever it was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Report {
+    pub(crate) messages: u64,
+    pub(crate) rows: u64,
+    pub(crate) failures: u64,
+    pub(crate) set_aside: u64,
+}
+
+impl From<streams_sql::RelayReport> for Report {
+    fn from(report: streams_sql::RelayReport) -> Self {
+        Self {
+            messages: report.messages,
+            rows: report.rows,
+            failures: report.failures,
+            set_aside: report.set_aside,
+        }
+    }
 }
 
 /// Rows are found by queries.
@@ -38,15 +61,15 @@ struct Logged {
 }
 
 /// The source of a configuration. Nothing is asked of the database yet.
-pub(crate) fn open(config: &Config, writer: Arc<dyn Writer>) -> Result<Arc<dyn Source>> {
+pub(crate) async fn open(config: &Config, writer: Arc<dyn Writer>) -> Result<Arc<dyn Source>> {
     let url = &config.source.url;
     match (config.source.database, config.source.mode) {
         (Database::Postgres, mode) => {
             let options = options::<PgConnectOptions>(url)?.application_name("streams-relay");
             let outbox = outbox::<Postgres>(&config.source, options)?;
             match mode {
-                Mode::Poll => polled(outbox, &config.relay, writer),
                 Mode::Wal => logged(outbox, config, writer),
+                Mode::Poll | Mode::Streams => polled(outbox, &config.relay, writer),
             }
         }
         (Database::MySql, _) => {
@@ -57,6 +80,13 @@ pub(crate) fn open(config: &Config, writer: Arc<dyn Writer>) -> Result<Arc<dyn S
             let outbox = outbox::<Sqlite>(&config.source, options(url)?)?;
             polled(outbox, &config.relay, writer)
         }
+        #[cfg(feature = "dynamodb")]
+        (Database::DynamoDb, mode) => dynamodb::open(config, mode, writer).await,
+        #[cfg(not(feature = "dynamodb"))]
+        (Database::DynamoDb, _) => Err(Error::invalid_config(
+            "this program was built without the source `dynamodb:`; build it with the feature \
+             `dynamodb`",
+        )),
     }
 }
 
@@ -128,12 +158,12 @@ fn logged(
     Ok(Arc::new(Logged { outbox, relay }))
 }
 
-fn backoff((shortest, longest): (Duration, Duration)) -> Backoff {
+pub(crate) fn backoff((shortest, longest): (Duration, Duration)) -> Backoff {
     Backoff::new(shortest, longest)
 }
 
 /// Until it is stopped. Nobody left to stop it is a stop too.
-async fn stop(mut stopped: watch::Receiver<bool>) {
+pub(crate) async fn stop(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
@@ -147,8 +177,8 @@ impl<DB: Sql> Source for Polled<DB> {
         self.outbox.check().await
     }
 
-    async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<RelayReport> {
-        self.relay.run(stop(stopped)).await
+    async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<Report> {
+        Ok(self.relay.run(stop(stopped)).await?.into())
     }
 }
 
@@ -162,7 +192,7 @@ impl Source for Logged {
         self.outbox.check().await
     }
 
-    async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<RelayReport> {
-        self.relay.run(stop(stopped)).await
+    async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<Report> {
+        Ok(self.relay.run(stop(stopped)).await?.into())
     }
 }

@@ -63,6 +63,9 @@ pub struct Capabilities {
     pub groups: bool,
     /// Reading without a group: each reader gets its own copy.
     pub no_group: bool,
+    /// Reading without a group: the stream is a queue (SQS), whose readers share its messages as the
+    /// members of one group do.
+    pub shares_without_group: bool,
     /// Messages survive a restart of the server or process that holds them.
     pub durable: bool,
     /// Messages written before a group exists wait for it.
@@ -123,6 +126,7 @@ impl Capabilities {
             driver,
             groups: false,
             no_group: false,
+            shares_without_group: false,
             durable: false,
             keeps_before_group: false,
             order: Order::None,
@@ -153,6 +157,8 @@ impl Capabilities {
         groups: bool,
         /// Sets [`no_group`](Self#structfield.no_group).
         no_group: bool,
+        /// Sets [`shares_without_group`](Self#structfield.shares_without_group).
+        shares_without_group: bool,
         /// Sets [`durable`](Self#structfield.durable).
         durable: bool,
         /// Sets [`keeps_before_group`](Self#structfield.keeps_before_group).
@@ -206,7 +212,15 @@ impl Capabilities {
             .collect();
         vec![
             ("consumer groups", yes(self.groups)),
-            ("reading without a group", yes(self.no_group)),
+            (
+                "reading without a group",
+                match (self.no_group, self.shares_without_group) {
+                    (true, _) => "yes",
+                    (_, true) => "yes, readers share",
+                    _ => "no",
+                }
+                .to_owned(),
+            ),
             ("survives a restart", yes(self.durable)),
             (
                 "keeps messages before a group exists",

@@ -28,6 +28,10 @@ pub mod headers {
     /// data. The value is the content type the message had.
     pub const EMPTY: &str = "streams-dlq-empty";
 
+    /// Of a message that was [brought back](super::redrive): when it had failed last. A backend that drops
+    /// what has the id of an earlier message tells it from that by this.
+    pub const REDRIVEN: &str = "streams-redriven";
+
     pub(super) const ALL: [&str; 9] = [
         REASON,
         ERROR_CHAIN,
@@ -115,7 +119,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// The message to write to bring a dead letter back to the stream it came from: with its own id,
-/// without the dead-letter headers.
+/// without the dead-letter headers, and with [`headers::REDRIVEN`].
 ///
 /// # Errors
 /// [`InvalidMessage`](ErrorKind::InvalidMessage) when it is no dead letter.
@@ -134,6 +138,9 @@ pub fn redrive(dead_letter: &Message) -> Result<Message> {
     let mut rest = dead_letter.headers().clone();
     for name in headers::ALL {
         rest.remove(name);
+    }
+    if let Some(failed) = dead_letter.headers().get(headers::LAST_FAILURE) {
+        rest.insert(headers::REDRIVEN, failed.to_vec());
     }
     let mut message = dead_letter.to_builder().stream(stream).headers(rest);
     if let Some(content_type) = dead_letter.headers().get_str(headers::EMPTY) {
@@ -166,8 +173,20 @@ mod tests {
         assert_eq!(get(headers::ATTEMPTS), Some("3"));
         assert_eq!(get(headers::GROUP), Some("test"));
         assert_eq!(get("tenant"), Some("acme"));
-        assert_eq!(redrive(&dead).unwrap(), message);
+        assert_eq!(came_back(&dead), message);
         assert!(redrive(&message).is_err());
+    }
+
+    /// What is brought back, without the header that says so.
+    fn came_back(dead: &Message) -> Message {
+        let back = redrive(dead).unwrap();
+        let mut rest = back.headers().clone();
+        assert_eq!(
+            rest.get(headers::REDRIVEN),
+            dead.headers().get(headers::LAST_FAILURE)
+        );
+        assert!(rest.remove(headers::REDRIVEN));
+        back.to_builder().headers(rest).build_received().unwrap()
     }
 
     /// Writers refuse messages without data: its dead letter could never be written, and the message
@@ -178,7 +197,7 @@ mod tests {
         let context = Context::for_test(message.clone());
         let dead = dead_letter(&context, DeadLetterReason::Asked("nothing in it")).unwrap();
         assert_eq!(&dead.data()[..], b"nothing in it");
-        assert_eq!(redrive(&dead).unwrap(), message);
+        assert_eq!(came_back(&dead), message);
         let dead = dead_letter(&context, DeadLetterReason::Asked("")).unwrap();
         assert!(!dead.data().is_empty());
     }

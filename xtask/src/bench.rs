@@ -70,6 +70,15 @@ pub(crate) fn sql(options: &Options) -> Result {
     against(Service::Postgres, "--package=streams-bench-sql", options)
 }
 
+/// Counts the requests of the SQS driver, and measures it against the raw client.
+pub(crate) fn amazon(options: &Options) -> Result {
+    against(
+        Service::ElasticMq,
+        "--package=streams-bench-amazon",
+        options,
+    )
+}
+
 /// Runs a benchmark on a server of its own, or on the user's.
 fn against(service: Service, package: &str, options: &Options) -> Result {
     // Built before, so that the server does not wait for the compiler.

@@ -35,8 +35,8 @@ cargo xtask <command>
   docs [--check]
       Builds the documentation and writes the generated parts of Markdown files. --check writes
       nothing and fails when one is out of date.
-  bench [core|kafka|sql|peers] [--json FILE] [--check] [--only NAME]
-      Measures: `core` (the default) against targets, `kafka` and `sql` against what the raw client
+  bench [core|amazon|kafka|sql|peers] [--json FILE] [--check] [--only NAME]
+      Measures: `core` (the default) against targets, `amazon`, `kafka` and `sql` against what the raw client
       does and targets, on a server that it starts, `peers` beside other libraries. --check fails when
       a figure falls short, --only measures the figures whose name contains NAME.
 ";
@@ -84,6 +84,7 @@ fn command() -> Result {
         ["docs"] => docs::command(options.check),
         ["bench"] | ["bench", "core"] => bench::core(&options),
         ["bench", "kafka"] => bench::kafka(&options),
+        ["bench", "amazon"] => bench::amazon(&options),
         ["bench", "sql"] => bench::sql(&options),
         ["bench", "peers"] => bench::peers(&options),
         _ => Err(format!("unknown command `{}`\n\n{HELP}", words.join(" ")).into()),

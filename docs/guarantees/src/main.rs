@@ -1,6 +1,7 @@
 //! The table of drivers and their guarantees, for the documentation. Each driver is made with its
 //! defaults; none is connected.
 
+use streams_amazon::{Sns, Sqs};
 use streams_chanbuf::Chanbuf;
 use streams_core::{Driver, Error, Result};
 use streams_kafka::Kafka;
@@ -13,7 +14,20 @@ async fn main() -> Result<()> {
     let pool = sqlx::SqlitePool::connect_lazy("sqlite::memory:");
     let pool = pool.map_err(|error| Error::invalid_config(error.to_string()))?;
     let sql = SqlQueue::builder(pool).build()?;
-    let readers = [Chanbuf::new().reader(), kafka.reader(), sql.reader()];
+    // Some region and credentials, so that none are looked for.
+    let sqs = Sqs::builder()
+        .region("eu-west-1")
+        .access_key("id", "secret");
+    let sns = Sns::builder()
+        .region("eu-west-1")
+        .access_key("id", "secret");
+    let readers = [
+        Chanbuf::new().reader(),
+        kafka.reader(),
+        sqs.build().await?.reader(),
+        sns.build().await?.reader(),
+        sql.reader(),
+    ];
     let capabilities: Vec<_> = readers.iter().map(|reader| reader.capabilities()).collect();
     print!("{}", guarantees_table(&capabilities));
     Ok(())

@@ -12,6 +12,8 @@ use crate::Harness;
 pub enum Need {
     /// Consumer groups.
     Groups,
+    /// Readers that share a stream: consumer groups, or streams that are queues.
+    Shared,
     /// Reading without a group.
     NoGroup,
     /// Any order of arrival.
@@ -49,6 +51,7 @@ impl Need {
     pub(crate) fn is_met(self, driver: &Capabilities, harness: &dyn Harness) -> bool {
         match self {
             Self::Groups => driver.groups,
+            Self::Shared => driver.groups || driver.shares_without_group,
             Self::NoGroup => driver.no_group,
             Self::Order => driver.order != Order::None,
             Self::Individual => driver.acknowledgement == Acknowledgement::Individual,
@@ -80,6 +83,7 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Groups => "capability `groups`",
+            Self::Shared => "capability `groups` or `shares_without_group`",
             Self::NoGroup => "capability `no_group`",
             Self::Order => "capability `order`",
             Self::Individual => "individual acknowledgement",

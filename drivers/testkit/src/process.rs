@@ -238,9 +238,10 @@ async fn settle(
     retry_after: Duration,
 ) -> Result<()> {
     let driver = harness.open().await?;
-    let options = ReadOptions::new(&orders.stream)?
-        .group(&orders.group)?
-        .start_from(orders.start());
+    let mut options = ReadOptions::new(&orders.stream)?.start_from(orders.start());
+    if !orders.group.is_empty() {
+        options = options.group(&orders.group)?;
+    }
     let mut subscription = driver.reader().subscribe(&options).await?;
     let mut held = Vec::new();
     let mut seen = 0;

@@ -34,7 +34,11 @@ async fn what_is_given_up_is_written_with_its_story_and_acknowledged() {
         assert_eq!(copy.stream(), &"orders.dlq");
         assert_eq!(copy.headers().get_str(headers::REASON), Some(reason));
         assert_eq!(copy.headers().get_str(headers::ATTEMPTS), Some("3"));
-        assert_eq!(redrive(&copy).unwrap(), message);
+        let back = redrive(&copy).unwrap();
+        assert_eq!(back.headers().len(), message.headers().len() + 1);
+        assert!(back.headers().get(headers::REDRIVEN).is_some());
+        let back = back.to_builder().headers(message.headers().clone());
+        assert_eq!(back.build().unwrap(), message);
     }
 }
 

@@ -234,7 +234,7 @@ fn urls_of_destinations_that_are_wrong_are_refused() {
     #[rustfmt::skip]
     let table = [
         ("pigeon://me:hunter2@roof",
-            "no driver for the URL scheme `pigeon`; this application has chanbuf, kafka, stdout"),
+            "no driver for the URL scheme `pigeon`; this application has chanbuf, kafka"),
         ("kafka://host:9092?speed=hunter2",
             "the driver `kafka` has no URL parameter `speed`; it takes "),
         ("kafka://me:hunter2@host:9092",

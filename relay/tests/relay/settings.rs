@@ -34,6 +34,15 @@ fn the_program_says_what_is_wrong_and_what_to_do() {
             "`[relay]` is wrong: sql: `lease` must be at least 300 ms, and at most 100 years (of a WAL relay: twice `write_limit`)"),
         (&["--source-url=sqlite:a", "--source-mode=wal"],
             "`source.mode` in the flag --source-mode is wal, but only PostgreSQL has a write-ahead log to read; take poll"),
+        (&["--source-url=sqlite:a", "--source-mode=streams"],
+            "`source.mode` in the flag --source-mode is streams, but only DynamoDB has streams to read; take poll"),
+        (&["--source-url=sqlite:a", "--dynamodb-partitions=2"],
+            "`dynamodb.partitions` in the flag --dynamodb-partitions is of no use with this `source.url`; leave it out"),
+        (&["--source-url=dynamodb:?region=a", "--source-connections=4"],
+            "`source.connections` in the flag --source-connections is of no use with this `source.url`; leave it out"),
+        (&["--source-url=dynamodb://id:hunter2@?regoin=a"],
+            "`source.url` is wrong: dynamodb: the URL of DynamoDB has no parameter `regoin`; it takes region, endpoint, \
+             request_timeout_ms"),
     ];
     for (settings, said) in unknown {
         assert_eq!(refusal(&[&GOOD[..], settings].concat()), *said);
@@ -45,13 +54,13 @@ fn the_program_says_what_is_wrong_and_what_to_do() {
         "is no range of durations; give the shortest and the longest, as in 100ms..30s";
     const SIZE: &str = "is no size above 0; give a number of bytes, or one with KiB, MiB or GiB";
     const DATABASE: &str = "begins with no database that this program knows; write \
-        postgres://user:password@host/database, mysql://user:password@host/database or \
-        sqlite://file";
+        postgres://user:password@host/database, mysql://user:password@host/database, \
+        sqlite://file or dynamodb:?region=eu-west-1";
     #[rustfmt::skip]
     let wrong: &[(&str, &str, &str)] = &[
         ("source.url", SECRET, DATABASE),
         ("source.url", "oracle://me:hunter2@host", DATABASE),
-        ("source.mode", "tail", "is none of its values; take poll or wal"),
+        ("source.mode", "tail", "is none of its values; take poll or wal or streams"),
         ("source.connections", "2", "is no whole number from 3 to 1000; give one"),
         ("source.connections", "many", "is no whole number from 3 to 1000; give one"),
         ("source.connect_timeout", "10", DURATION),
@@ -122,7 +131,7 @@ fn the_program_says_what_is_wrong_in_a_file_and_where() {
         ("[source]\nuri = 'hunter2'", 
             "the configuration FILE has `source.uri`, which is no setting; there are source.url, source.table, source.mode, source.connections, source.connect_timeout"),
         ("[sauce]\nurl = 'hunter2'", 
-            "the configuration FILE has `sauce`, which is no section; there are [source], [relay], [wal], [destination], [http], [log], [stop]"),
+            "the configuration FILE has `sauce`, which is no section; there are [source], [relay], [wal], [dynamodb], [destination], [http], [log], [stop]"),
         ("source = 'hunter2'", 
             "the configuration FILE has `source` as a value; it is a section: write [source] and its keys below"),
         ("[source]\nurl = ['hunter2']", 
@@ -208,7 +217,7 @@ fn the_examples_of_the_readme_are_right() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    let [all, wal] = examples[..] else {
+    let [all, wal, dynamodb] = examples[..] else {
         panic!("{examples:?}");
     };
     let folder = Folder::new();
@@ -234,6 +243,10 @@ fn the_examples_of_the_readme_are_right() {
     let wal =
         format!("{wal}[source]\nurl='postgres://a'\nmode='wal'\n[destination]\nurl='stdout:'");
     assert!(format!("{:?}", read(&wal)).contains("Wal"));
+    let dynamodb = format!(
+        "{dynamodb}[source]\nurl='dynamodb:?region=a'\nmode='streams'\n[destination]\nurl='stdout:'"
+    );
+    assert!(format!("{:?}", read(&dynamodb)).contains("Streams"));
 
     let Command::Print(help) = Command::read(["--help".into()], []).unwrap() else {
         panic!("it prints");

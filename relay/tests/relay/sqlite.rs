@@ -16,7 +16,7 @@ async fn outbox(url: &str) -> Outbox<Sqlite> {
 }
 
 /// A row for each message.
-async fn write(url: &str, messages: &[Message]) {
+pub(crate) async fn write(url: &str, messages: &[Message]) {
     let pool = SqlitePool::connect(url).await.unwrap();
     let outbox = Outbox::builder(pool.clone()).build().unwrap();
     outbox.migrate().await.unwrap();

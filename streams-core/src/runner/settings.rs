@@ -146,7 +146,7 @@ fn check_capabilities(options: &ReadOptions, driver: &Capabilities) -> Result<()
         Some(_) if !driver.groups => {
             return unsupported("this driver has no consumer groups; subscribe without one");
         }
-        None if !driver.no_group => {
+        None if !driver.no_group && !driver.shares_without_group => {
             return unsupported("this driver reads only as part of a group; name one with `group`");
         }
         _ => {}

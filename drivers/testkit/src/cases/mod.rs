@@ -98,13 +98,13 @@ all! {
         "50 publishers share a writer; everything arrives once, in order per publisher";
     publish::many_streams []
         "one writer, 20 streams in mixed batches: no cross-talk";
-    groups::concurrent_subscribe [Groups]
+    groups::concurrent_subscribe [Shared]
         "50 members of a group: each message goes to exactly one, and every member gets work";
     groups::groups [Groups]
         "two groups each get everything";
     groups::no_group [NoGroup]
         "two readers without a group each get everything";
-    groups::rebalance [Groups] x 2
+    groups::rebalance [Shared] x 2
         "members join and leave under load: nothing is lost, order per key holds";
     partitions::assignments [Partitions, Groups] x 2
         "a member's partitions: announced before their messages come, nothing after they go, epochs \
@@ -115,13 +115,13 @@ all! {
         "the third message of each key fails twice: the order of each key is still exact";
     order::slow_key [Order] alone true
         "one slow key does not hold up the others";
-    settle::ack_blocks_redelivery [Groups]
+    settle::ack_blocks_redelivery [Shared]
         "what was acknowledged does not come again";
     settle::attempt_count [Attempts, Individual]
         "each delivery of a message counts one more attempt";
     settle::release [Individual]
         "what is released comes again at once";
-    settle::partial_batch_settle [Groups]
+    settle::partial_batch_settle [Shared]
         "of a batch, some acknowledged, some retried, some dropped: exactly the rest comes again";
     settle::retry_after_error []
         "a handler that fails twice gets each message a third time";
@@ -135,27 +135,27 @@ all! {
         "layers around a batch handler do as around a handler of single messages";
     lifecycle::cancel_receive []
         "receive is cancelled at random points: nothing is lost";
-    lifecycle::continue_after_close [Groups]
+    lifecycle::continue_after_close [Shared]
         "a stream read in five sittings: nothing is lost, nothing comes twice";
-    crash::crash_without_close [Groups]
+    crash::crash_without_close [Shared]
         "the reader is killed: all it had not acknowledged comes again, and nothing else";
-    lifecycle::close_gives_back [Groups]
+    lifecycle::close_gives_back [Shared]
         "the reader closes: all it had not acknowledged comes again, and nothing else";
-    crash::retry_survives_crash [Groups, Individual]
+    crash::retry_survives_crash [Shared, Individual]
         "retries are pending when the reader is killed or shut down: they come again";
     lifecycle::writer_close_flushes []
         "what was given to the writer before it was closed arrives";
     lifecycle::close_is_idempotent []
         "closing twice and at the same time as writing: no hang; what comes later is refused";
-    lifecycle::close_drains [Groups]
+    lifecycle::close_drains [Shared]
         "a shutdown lets running handlers finish, starts none, and gives the rest back at once";
-    lifecycle::close_deadline [Groups]
+    lifecycle::close_deadline [Shared]
         "a handler that never ends is abandoned at the deadline, counted, and its message comes again";
     lifecycle::backpressure []
         "a fast publisher and a slow handler: in flight stays within its limit, nothing is lost";
-    leases::lease_extension [Leases, Groups] x 2
+    leases::lease_extension [Leases, Shared] x 2
         "a handler that takes longer than the lease keeps its message, and is told if it does not";
-    leases::lease_lost [Leases, Groups] x 2
+    leases::lease_lost [Leases, Shared] x 2
         "an acknowledgement after the end of the lease does no harm and is reported";
     start::start_position [Start]
         "a subscription starts exactly where it is told, the message at the boundary included";
@@ -188,10 +188,10 @@ all! {
         "the same for a record without an id that another program wrote";
     failures::dlq_round_trip []
         "a dead letter tells its story; brought back, it is handled once";
-    failures::dlq_down [Groups]
+    failures::dlq_down [Shared]
         "while dead letters cannot be written, the message is not acknowledged";
-    faults::reconnect [Server, Durable, Groups] alone true x 3
+    faults::reconnect [Server, Durable, Shared] alone true x 3
         "the server is restarted twice: nothing is lost";
-    faults::network_cut [Network, Groups] alone true x 3
+    faults::network_cut [Network, Shared] alone true x 3
         "the network is cut, then slow: the driver recovers by itself, nothing is lost";
 }

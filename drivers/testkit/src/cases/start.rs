@@ -236,7 +236,7 @@ pub(crate) async fn unsupported_is_said(kit: &Arc<Kit>) -> Checked {
     if !has.groups {
         beyond.push(("a group", ReadOptions::new(&stream)?.group("kit")?));
     }
-    if !has.no_group {
+    if !has.no_group && !has.shares_without_group {
         beyond.push(("no group", ReadOptions::new(&stream)?));
     }
     let starts = [
