@@ -5,6 +5,7 @@ pub mod concurrency_limit;
 pub mod correlation_id;
 pub mod dead_letter;
 pub mod dedup;
+pub mod filter;
 pub mod from_fn;
 pub mod logging;
 #[cfg(feature = "metrics")]
@@ -32,6 +33,8 @@ pub use dedup::Deduplication;
 #[cfg(feature = "moka")]
 #[doc(no_inline)]
 pub use dedup::MokaStorage;
+#[doc(no_inline)]
+pub use filter::Filter;
 #[doc(no_inline)]
 pub use from_fn::{Next, from_fn};
 #[doc(no_inline)]

@@ -21,5 +21,7 @@ pub use kafka::{Kafka, KafkaBuilder};
 #[cfg(feature = "proxy")]
 pub use proxy::Proxy;
 pub use server::Server;
-pub use servers::{DynamoDb, ElasticMq, Etcd, MariaDb, Moto, Nats, Postgres, Redis};
+pub use servers::{
+    DynamoDb, ElasticMq, Etcd, MariaDb, Moto, Nats, Postgres, Redis, RedisCluster, RedisSentinel,
+};
 pub use service::{Running, Service};

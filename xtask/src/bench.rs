@@ -79,6 +79,11 @@ pub(crate) fn amazon(options: &Options) -> Result {
     )
 }
 
+/// Measures the Redis driver against the client's own commands.
+pub(crate) fn redis(options: &Options) -> Result {
+    against(Service::Redis, "--package=streams-bench-redis", options)
+}
+
 /// Runs a benchmark on a server of its own, or on the user's.
 fn against(service: Service, package: &str, options: &Options) -> Result {
     // Built before, so that the server does not wait for the compiler.

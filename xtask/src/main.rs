@@ -35,9 +35,9 @@ cargo xtask <command>
   docs [--check]
       Builds the documentation and writes the generated parts of Markdown files. --check writes
       nothing and fails when one is out of date.
-  bench [core|amazon|kafka|sql|peers] [--json FILE] [--check] [--only NAME]
-      Measures: `core` (the default) against targets, `amazon`, `kafka` and `sql` against what the raw client
-      does and targets, on a server that it starts, `peers` beside other libraries. --check fails when
+  bench [core|amazon|kafka|redis|sql|peers] [--json FILE] [--check] [--only NAME]
+      Measures: `core` (the default) against targets; `amazon`, `kafka`, `redis` and `sql` against what the raw
+      client does and targets, on a server that it starts; `peers` beside other libraries. --check fails when
       a figure falls short, --only measures the figures whose name contains NAME.
 ";
 
@@ -85,6 +85,7 @@ fn command() -> Result {
         ["bench"] | ["bench", "core"] => bench::core(&options),
         ["bench", "kafka"] => bench::kafka(&options),
         ["bench", "amazon"] => bench::amazon(&options),
+        ["bench", "redis"] => bench::redis(&options),
         ["bench", "sql"] => bench::sql(&options),
         ["bench", "peers"] => bench::peers(&options),
         _ => Err(format!("unknown command `{}`\n\n{HELP}", words.join(" ")).into()),

@@ -5,6 +5,7 @@ use streams_amazon::{Sns, Sqs};
 use streams_chanbuf::Chanbuf;
 use streams_core::{Driver, Error, Result};
 use streams_kafka::Kafka;
+use streams_redis::Redis;
 use streams_sql::SqlQueue;
 use streams_testkit::guarantees_table;
 
@@ -21,9 +22,11 @@ async fn main() -> Result<()> {
     let sns = Sns::builder()
         .region("eu-west-1")
         .access_key("id", "secret");
+    let redis = Redis::builder("redis://localhost:6379").build()?;
     let readers = [
         Chanbuf::new().reader(),
         kafka.reader(),
+        redis.reader(),
         sqs.build().await?.reader(),
         sns.build().await?.reader(),
         sql.reader(),

@@ -4,6 +4,7 @@ mod circuit_breaker;
 mod correlation_id;
 mod dead_letter;
 mod dedup;
+mod filter;
 mod from_fn;
 mod limits;
 mod logging;

@@ -27,7 +27,7 @@ pub struct Security {
 }
 
 impl Security {
-    pub(super) fn generate() -> Result<Self> {
+    pub(crate) fn generate() -> Result<Self> {
         let word = || -> String {
             std::iter::repeat_with(fastrand::alphanumeric)
                 .take(20)
@@ -58,6 +58,11 @@ impl Security {
     #[must_use]
     pub fn authority_pem(&self) -> &str {
         &self.authority
+    }
+
+    /// The server's private key and certificate, in PEM.
+    pub(crate) fn server_pem(&self) -> &str {
+        &self.broker
     }
 
     /// The SCRAM credentials, for Kafka's tool for formatting.

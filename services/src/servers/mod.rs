@@ -8,6 +8,7 @@ mod moto;
 mod nats;
 mod postgres;
 mod redis;
+mod redis_modes;
 
 pub use dynamodb::DynamoDb;
 pub use elasticmq::ElasticMq;
@@ -17,3 +18,4 @@ pub use moto::Moto;
 pub use nats::Nats;
 pub use postgres::Postgres;
 pub use redis::Redis;
+pub use redis_modes::{RedisCluster, RedisSentinel};

@@ -1,0 +1,230 @@
+//! Servers and groups that go away, and what is no stream.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use redis::Cmd;
+use streams_core::{Driver as _, ErrorKind, SettleAction, StartFrom};
+use streams_services::Redis as Recipe;
+
+use crate::support::{GROUP, Test, count_losses, handle, numbers, settle, take, text, until};
+
+fn command(words: &str) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg(words.split(' ').collect::<Vec<_>>());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_and_started_again_loses_nothing_that_was_answered() {
+    let (test, server) = Test::own(Recipe::new()).await;
+    let mut reader = test.member().await;
+    let writer = test.driver().writer();
+    writer.write(&test.messages(10)).await.unwrap();
+    let held = take(&mut *reader, 4).await;
+    server.kill();
+    let error = writer.write(&test.messages(1)).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    server.restart().unwrap();
+    server.wait_ready().unwrap();
+    // The same reader and writer go on.
+    until("it can be written", async || {
+        writer.write(&test.messages(1)).await.is_ok()
+    })
+    .await;
+    // The connection for this broke too: what failed is tried again, as the runner does.
+    let mut settlements: Vec<_> = held.into_iter().map(|d| d.token.ack()).collect();
+    until("it is settled", async || {
+        match reader.settle(&mut settlements).await {
+            Ok(report) => report.lost.is_empty(),
+            Err(_) => false,
+        }
+    })
+    .await;
+    let data: HashSet<_> = handle(&mut *reader, 7).await.into_iter().collect();
+    assert!(numbers(4..10).iter().all(|data_of| data.contains(data_of)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_comes_back_without_its_data_is_read_on_and_the_loss_is_counted() {
+    count_losses();
+    let (test, server) = Test::own(Recipe::new().forgetful()).await;
+    let mut reader = test.member().await;
+    let mut alone = test.read(&test.options()).await;
+    let writer = test.driver().writer();
+    writer.write(&test.messages(10)).await.unwrap();
+    assert_eq!(handle(&mut *reader, 3).await, numbers(0..3));
+    assert_eq!(handle(&mut *alone, 10).await, numbers(0..10));
+    let held = take(&mut *reader, 2).await;
+    server.kill();
+    server.restart().unwrap();
+    server.wait_ready().unwrap();
+    // Reading goes on by itself; a stream that begins anew is read from its beginning.
+    let after = test.messages(3);
+    until("it can be written", async || {
+        writer.write(&after).await.is_ok()
+    })
+    .await;
+    assert_eq!(handle(&mut *reader, 3).await, numbers(0..3));
+    assert_eq!(handle(&mut *alone, 3).await, numbers(0..3));
+    assert!(
+        test.lost("server") >= 2,
+        "what was in flight: {}",
+        test.lost("server")
+    );
+    let report = settle(&mut *reader, held, SettleAction::Ack).await;
+    assert_eq!(report.lost.len(), 2, "it is told");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushing_all_while_reading_loses_what_was_there_and_nothing_after() {
+    count_losses();
+    let (test, _server) = Test::own(Recipe::new()).await;
+    // `$` would pass over what is written before the group is there again.
+    let mut reader = test
+        .read(&test.in_group().start_from(StartFrom::Latest))
+        .await;
+    for round in 0..3 {
+        test.write(&test.messages(5)).await;
+        let held = take(&mut *reader, 2).await;
+        let _: () = test.ask(&command("FLUSHALL")).await;
+        test.write(&[test.message(&format!("after {round}"))]).await;
+        let next = take(&mut *reader, 1).await;
+        assert_eq!(text(&next[0].message), format!("after {round}"));
+        assert!(
+            settle(&mut *reader, next, SettleAction::Ack)
+                .await
+                .lost
+                .is_empty()
+        );
+        assert_eq!(
+            settle(&mut *reader, held, SettleAction::Ack)
+                .await
+                .lost
+                .len(),
+            2
+        );
+    }
+    assert!(test.lost("server") >= 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_destroyed_begins_again_with_its_oldest_pending_entry() {
+    let test = Test::shared().await;
+    test.write(&test.messages(10)).await;
+    let mut dead = test.member().await;
+    assert_eq!(handle(&mut *dead, 2).await, numbers(0..2));
+    // One that will never settle, and that the other member knows nothing of.
+    take(&mut *dead, 1).await;
+    drop(dead);
+    let mut reader = test.member().await;
+    let handled = take(&mut *reader, 3).await;
+    settle(&mut *reader, handled, SettleAction::Ack).await;
+    let held = take(&mut *reader, 1).await;
+    let destroy = command(&format!("XGROUP DESTROY {} {GROUP}", test.key()));
+    assert_eq!(test.ask::<u32>(&destroy).await, 1);
+    let mut seen = HashSet::new();
+    while seen.len() < 8 {
+        seen.extend(handle(&mut *reader, 1).await);
+    }
+    assert_eq!(seen, numbers(2..10).into_iter().collect());
+    assert_eq!(
+        settle(&mut *reader, held, SettleAction::Ack)
+            .await
+            .lost
+            .len(),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_killed_are_opened_anew() {
+    let (test, _server) = Test::own(Recipe::new()).await;
+    let mut reader = test.member().await;
+    let writer = test.driver().writer();
+    for round in 0..5 {
+        until("it can be written", async || {
+            writer
+                .write(&[test.message(&round.to_string())])
+                .await
+                .is_ok()
+        })
+        .await;
+        let delivery = take(&mut *reader, 1).await;
+        let _: u32 = test
+            .ask(&command("CLIENT KILL TYPE normal SKIPME yes"))
+            .await;
+        // The shared connection is gone too: an acknowledgement is tried again, as the runner does.
+        let mut settlements: Vec<_> = delivery.into_iter().map(|d| d.token.ack()).collect();
+        until("it is settled", async || {
+            reader.settle(&mut settlements).await.is_ok()
+        })
+        .await;
+        assert!(settlements.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_full_server_tells_the_publisher_and_loses_nothing() {
+    let (test, _server) = Test::own(Recipe::new().setting("maxmemory-policy", "noeviction")).await;
+    let writer = test.driver().writer();
+    let mut reader = test.member().await;
+    writer.write(&test.messages(5)).await.unwrap();
+    let mut deliveries = take(&mut *reader, 3).await;
+    let _: () = test.ask(&command("CONFIG SET maxmemory 1")).await;
+    let error = writer.write(&test.messages(3)).await.unwrap_err();
+    assert_eq!(error.indices().count(), 3);
+    assert_eq!(error.failures()[0].1.kind(), ErrorKind::Full);
+    assert!(error.is_retryable());
+    let later = std::time::SystemTime::now() + Duration::from_secs(60);
+    let error = writer.write_at(&test.messages(1), later).await.unwrap_err();
+    assert_eq!(error.failures()[0].1.kind(), ErrorKind::Full);
+    // What is there can be handled, given back and had again, so that there is room again.
+    let retried = deliveries.split_off(2);
+    assert!(
+        settle(&mut *reader, deliveries, SettleAction::Ack)
+            .await
+            .lost
+            .is_empty()
+    );
+    settle(&mut *reader, retried, SettleAction::Retry { after: None }).await;
+    let mut rest = handle(&mut *reader, 3).await;
+    rest.sort();
+    assert_eq!(rest, numbers(2..5));
+    let _: () = test.ask(&command("CONFIG SET maxmemory 0")).await;
+    writer.write(&[test.message("room")]).await.unwrap();
+    assert_eq!(handle(&mut *reader, 1).await, ["room"]);
+}
+
+#[tokio::test]
+async fn a_key_that_holds_something_else_is_refused() {
+    let test = Test::shared().await;
+    let _: () = test
+        .ask(&command(&format!("SET {} text", test.key())))
+        .await;
+    let driver = test.driver();
+    let error = driver.writer().write(&test.messages(2)).await.unwrap_err();
+    assert_eq!(error.failures()[1].1.kind(), ErrorKind::InvalidConfig);
+    assert!(!error.is_retryable());
+    for options in [test.options(), test.in_group()] {
+        let refused = driver.reader().subscribe(&options).await.err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::InvalidConfig, "{refused}");
+    }
+    let refused = driver.create_stream(&test.stream).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+}
+
+#[tokio::test]
+async fn a_key_that_turns_into_something_else_ends_its_readers() {
+    let test = Test::shared().await;
+    let mut reader = test.member().await;
+    let _: () = test
+        .ask(&command(&format!("SET {} text", test.key())))
+        .await;
+    let mut out = Vec::new();
+    let receive = reader.receive(std::num::NonZeroUsize::MIN, &mut out);
+    let error = tokio::time::timeout(Duration::from_secs(20), receive)
+        .await
+        .unwrap();
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidConfig);
+}
