@@ -3,6 +3,7 @@
 //! It knows nothing of databases: rows come in, verdicts go out.
 
 use std::collections::HashSet;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,27 +25,23 @@ pub struct Row {
     pub attempts: u32,
     /// Its bytes in the table, of which the data of its messages are slices.
     pub raw_data: Bytes,
+    driver: &'static str,
     again: bool,
-    messages: Result<Vec<Message>>,
+    /// Decoded by who needs them first: mostly the pass, while others read more rows.
+    messages: OnceLock<Result<Vec<Message>>>,
 }
 
 impl Row {
     /// A row as it was read; `attempts` is how often it has been tried before. If it cannot be decoded,
     /// a pass sets it aside, with an error that names the driver.
     pub fn new(driver: &'static str, id: String, attempts: u32, raw_data: Bytes) -> Self {
-        let messages = decode_bytes(driver, &id, raw_data.clone()).and_then(|messages| {
-            if messages.is_empty() {
-                let error = Error::new(ErrorKind::Codec, "the row holds no messages");
-                return Err(error.operation("decode").driver(driver).with("batch", &id));
-            }
-            Ok(messages)
-        });
         Self {
             id,
             attempts,
             raw_data,
+            driver,
             again: false,
-            messages,
+            messages: OnceLock::new(),
         }
     }
 
@@ -57,7 +54,17 @@ impl Row {
 
     /// The streams of its messages.
     pub fn streams(&self) -> impl Iterator<Item = &StreamName> {
-        self.messages.iter().flatten().map(Message::stream)
+        self.messages().iter().flatten().map(Message::stream)
+    }
+
+    fn messages(&self) -> &Result<Vec<Message>> {
+        self.messages
+            .get_or_init(|| decode_row(self.driver, &self.id, &self.raw_data))
+    }
+
+    fn into_messages(self) -> Result<Vec<Message>> {
+        let decode = || decode_row(self.driver, &self.id, &self.raw_data);
+        self.messages.into_inner().unwrap_or_else(decode)
     }
 
     /// Whether it may be at fault for a failure itself. One that has not failed before, and waited
@@ -65,6 +72,15 @@ impl Row {
     fn is_suspect(&self) -> bool {
         self.again || self.attempts > 0
     }
+}
+
+fn decode_row(driver: &'static str, id: &str, raw_data: &Bytes) -> Result<Vec<Message>> {
+    let messages = decode_bytes(driver, id, raw_data.clone())?;
+    if messages.is_empty() {
+        let error = Error::new(ErrorKind::Codec, "the row holds no messages");
+        return Err(error.operation("decode").driver(driver).with("batch", id));
+    }
+    Ok(messages)
 }
 
 /// How a pass is made.
@@ -182,12 +198,13 @@ pub async fn pass(rows: Vec<Row>, writer: &dyn Writer, deferred: &Deferred, term
     let mut parts = Vec::with_capacity(rows.len());
     for row in rows {
         let (id, attempts, suspect) = (row.id.clone(), row.attempts, row.is_suspect());
-        let part = match row.messages {
+        let again = row.again;
+        let part = match row.into_messages() {
             Err(error) => Part::Corrupt(text(&error)),
             Ok(messages) => {
                 let lanes = deferred.lanes(&messages);
                 let behind =
-                    |lane: &Lane| closed.contains(lane) || (!row.again && deferred.holds(*lane));
+                    |lane: &Lane| closed.contains(lane) || (!again && deferred.holds(*lane));
                 let waits = lanes.iter().any(behind);
                 if waits || suspect {
                     // Nothing passes a row that may fail.

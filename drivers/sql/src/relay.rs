@@ -187,14 +187,14 @@ impl<DB: Database> Relay<DB> {
         Ok(())
     }
 
-    pub(crate) fn store(&self) -> Store<DB> {
+    pub(crate) fn store(&self) -> Arc<Store<DB>> {
         let Config {
             rows,
             bytes,
             cleanup,
             ..
         } = self.config;
-        Store::new(self.outbox.clone(), rows, bytes, cleanup)
+        Arc::new(Store::new(self.outbox.clone(), rows, bytes, cleanup))
     }
 
     pub(crate) fn metrics(&self) -> Metrics {

@@ -1,9 +1,11 @@
 //! What the active relay does, step by step.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use streams_core::{Backoff, Error, ErrorKind, Result, StreamName};
 use streams_outbox::{Deferred, Pass, Row, Terms, pass};
+use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::lease::Lease;
@@ -21,7 +23,7 @@ pub(crate) const DATABASE_BACKOFF: Backoff =
 /// What the shared things of a run are, lent to each part of it.
 pub(crate) struct Run<'a, DB: Database> {
     pub(crate) relay: &'a Relay<DB>,
-    pub(crate) store: &'a Store<DB>,
+    pub(crate) store: &'a Arc<Store<DB>>,
     pub(crate) metrics: &'a Metrics,
     pub(crate) lease: &'a mut Lease<DB>,
     pub(crate) wake: &'a mut Wake,
@@ -94,23 +96,24 @@ impl<'a, DB: Database> Session<'a, DB> {
     /// `LeaseLost`; or that of the database. The session is over then.
     pub(crate) async fn step(&mut self) -> Result<Step> {
         self.keep().await?;
-        let (rows, window, next) = self.read().await?;
+        let (rows, last, next) = self.read().await?;
         if rows.is_empty() {
             return Ok(Step::Idle(next));
         }
         // Reading may have taken long.
         self.keep().await?;
         self.run.wake.seen();
-        let known: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
-        let ((mut pass, settled), ahead) =
-            tokio::join!(self.forward(rows), self.read_ahead(&known));
+        let ahead = self.read_ahead(&rows);
+        let window = last.map(|last| (last, streams(&rows)));
+        let (mut pass, settled) = self.forward(rows).await;
+        let ahead = ahead.join_all().await.pop();
         self.run.metrics.count(&pass, self.run.report);
         settled?;
         let down = pass.down.take();
         self.proven = false;
         if down.is_none() {
             self.search = None;
-            self.ahead = ahead?;
+            self.ahead = ahead.transpose()?;
         }
         self.apply(pass);
         match down {
@@ -138,17 +141,22 @@ impl<'a, DB: Database> Session<'a, DB> {
     }
 
     /// The next window behind rows that are being written. If these find the destination down, they
-    /// come first again.
-    async fn read_ahead(&self, known: &[String]) -> Result<Option<Window>> {
-        if self.is_full() {
-            return Ok(None);
+    /// come first again. It is a task of its own, so that one processor reads and decodes while another
+    /// writes and settles.
+    fn read_ahead(&self, rows: &[Row]) -> JoinSet<Result<Window>> {
+        let mut reading = JoinSet::new();
+        if !self.is_full() {
+            let store = Arc::clone(self.run.store);
+            let known: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+            reading.spawn(async move {
+                let known: Vec<_> = known.iter().map(String::as_str).collect();
+                store.ready(&known, None).await
+            });
         }
-        let known: Vec<_> = known.iter().map(String::as_str).collect();
-        self.run.store.ready(&known, None).await.map(Some)
+        reading
     }
 
-    /// The rows of a pass; of a full window its last place and its streams; and when the next of the
-    /// deferred is due.
+    /// The rows of a pass; the last place of a full window; and when the next of the deferred is due.
     async fn read(&mut self) -> Result<Read> {
         let most = self.config().rows as usize;
         let (ids, next) = self.deferred.due(Instant::now(), most);
@@ -169,12 +177,9 @@ impl<'a, DB: Database> Session<'a, DB> {
         if !self.is_full() {
             self.run.metrics.lag(window.age);
         }
-        let full = window.full.then(|| {
-            let streams = window.rows.iter().flat_map(Row::streams);
-            (window.last, streams.cloned().collect())
-        });
+        let last = window.full.then_some(window.last);
         rows.extend(window.rows);
-        Ok((rows, full, next))
+        Ok((rows, last, next))
     }
 
     fn config(&self) -> &Config {
@@ -250,8 +255,8 @@ impl<'a, DB: Database> Session<'a, DB> {
     }
 }
 
-type Read = (
-    Vec<Row>,
-    Option<(i64, HashSet<StreamName>)>,
-    Option<Instant>,
-);
+type Read = (Vec<Row>, Option<i64>, Option<Instant>);
+
+fn streams(rows: &[Row]) -> HashSet<StreamName> {
+    rows.iter().flat_map(Row::streams).cloned().collect()
+}
