@@ -20,6 +20,11 @@ pub struct Architecture;
 #[doc = include_str!("../coming-from-go.md")]
 pub struct ComingFromGo;
 
+/// `docs/delayed-delivery.md`
+#[cfg(doctest)]
+#[doc = include_str!("../delayed-delivery.md")]
+pub struct DelayedDelivery;
+
 /// `docs/performance.md`
 #[cfg(doctest)]
 #[doc = include_str!("../performance.md")]

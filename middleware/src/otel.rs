@@ -37,8 +37,8 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context as TelemetryContext, KeyValue};
 use streams_core::{
-    Capabilities, Context, Handler, Headers, Input, Layer, Message, MessageId, Result, StreamName,
-    WriteError, Writer, async_trait,
+    Capabilities, Context, Handler, Headers, Input, Layer, Message, MessageId, Result, Scheduled,
+    StreamName, WriteError, Writer, async_trait,
 };
 
 /// The layer. See the [module](self).
@@ -193,6 +193,10 @@ impl Writer for TracedWriter {
 
     async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
         self.writer.cancel(stream, id).await
+    }
+
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        self.writer.scheduled(stream, limit).await
     }
 
     async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use streams_core::{
-    Backoff, Capabilities, Error, Message, MessageId, Result, StreamName, WriteError, Writer,
-    async_trait,
+    Backoff, Capabilities, Error, Message, MessageId, Result, Scheduled, StreamName, WriteError,
+    Writer, async_trait,
 };
 
 use crate::write_through;
@@ -146,6 +146,10 @@ impl Writer for RetryWriter {
 
     async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
         self.writer.cancel(stream, id).await
+    }
+
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        self.writer.scheduled(stream, limit).await
     }
 
     async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {

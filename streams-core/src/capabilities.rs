@@ -89,6 +89,8 @@ pub struct Capabilities {
     pub delay: Option<Duration>,
     /// A scheduled message can be cancelled by its id.
     pub cancel_delayed: bool,
+    /// The messages that are scheduled can be listed.
+    pub list_delayed: bool,
     /// Where a subscription can start.
     pub start: StartPositions,
     /// A batch can be written all or nothing.
@@ -137,6 +139,7 @@ impl Capabilities {
             delayed_redelivery: None,
             delay: None,
             cancel_delayed: false,
+            list_delayed: false,
             start: StartPositions {
                 earliest: false,
                 latest: false,
@@ -179,6 +182,8 @@ impl Capabilities {
         delay: Option<Duration>,
         /// Sets [`cancel_delayed`](Self#structfield.cancel_delayed).
         cancel_delayed: bool,
+        /// Sets [`list_delayed`](Self#structfield.list_delayed).
+        list_delayed: bool,
         /// Sets [`start`](Self#structfield.start).
         start: StartPositions,
         /// Sets [`transactions`](Self#structfield.transactions).
@@ -252,6 +257,7 @@ impl Capabilities {
             ),
             ("scheduled messages", limit(self.delay)),
             ("cancelling scheduled messages", yes(self.cancel_delayed)),
+            ("listing scheduled messages", yes(self.list_delayed)),
             (
                 "start positions",
                 if start.is_empty() {

@@ -60,7 +60,7 @@ pub use handler::{
 pub use headers::{Headers, IntoHeaderValue};
 pub use id::{IdentifierFactory, MessageId, ksuid, uuid_v7};
 pub use key::Key;
-pub use message::{Message, MessageBuilder, from_unix_millis, unix_millis};
+pub use message::{Message, MessageBuilder, from_unix_millis, unix_millis, unix_millis_not_before};
 pub use names::{ContentType, DEAD_LETTER_SUFFIX, IntoStreamName, StreamName};
 pub use options::{DriverArguments, DriverOptions, OptionFor};
 pub use partitions::PartitionListener;
@@ -72,7 +72,7 @@ pub use runner::Ordering;
 pub use streams_macros::Event;
 pub use tower_layer::Layer;
 pub use url::{DriverRegistry, DriverUrl, OpenDriver};
-pub use writer::{NoopWriter, Writer};
+pub use writer::{NoopWriter, Scheduled, Writer};
 
 // Driver authors implement the traits with the same macro the core uses.
 pub use async_trait::async_trait;

@@ -174,6 +174,25 @@ pub fn unix_millis(time: SystemTime) -> i64 {
     }
 }
 
+/// As [`unix_millis`], rounded up: for times that nothing may come before.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+///
+/// let due = SystemTime::UNIX_EPOCH + Duration::from_micros(1_500);
+/// assert_eq!(streams_core::unix_millis(due), 1);
+/// assert_eq!(streams_core::unix_millis_not_before(due), 2);
+/// ```
+#[must_use]
+pub fn unix_millis_not_before(time: SystemTime) -> i64 {
+    let millis = unix_millis(time);
+    if from_unix_millis(millis) < time {
+        millis.saturating_add(1)
+    } else {
+        millis
+    }
+}
+
 /// The time that many milliseconds after the Unix epoch.
 #[must_use]
 pub fn from_unix_millis(millis: i64) -> SystemTime {

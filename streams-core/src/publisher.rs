@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::registry::Registered;
 use crate::{
     Clock, Error, EventRegistry, Headers, IdentifierFactory, IntoStreamName, Message, MessageId,
-    NoopWriter, Result, StreamName, WriteError, Writer, uuid_v7, writer,
+    NoopWriter, Result, Scheduled, StreamName, WriteError, Writer, uuid_v7, writer,
 };
 
 /// Writes events to their streams. Cheap to clone; clones are one publisher.
@@ -202,6 +202,18 @@ impl Publisher {
         self.check_open()?;
         let registered = self.inner.registry.get::<E>()?;
         self.writer.cancel(&registered.stream, id).await
+    }
+
+    /// The messages that are scheduled for the stream of events of type `E`, those due first first, at
+    /// most `limit`.
+    ///
+    /// # Errors
+    /// - [`EventNotFound`](crate::ErrorKind::EventNotFound) when the event is not registered.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) when the driver cannot.
+    pub async fn scheduled<E: Event>(&self, limit: usize) -> Result<Vec<Scheduled>> {
+        self.check_open()?;
+        let registered = self.inner.registry.get::<E>()?;
+        self.writer.scheduled(&registered.stream, limit).await
     }
 
     /// The messages [`publish_all`](Publisher::publish_all) would write.

@@ -72,6 +72,22 @@ pub trait Writer: Send + Sync {
         .operation("cancel"))
     }
 
+    /// The messages that are scheduled for a stream, those due first first, at most `limit`. One that
+    /// has become due is among them until it is moved to its stream.
+    ///
+    /// Requires capability `list_delayed`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) without the capability.
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        let _ = (stream, limit);
+        Err(Error::unsupported(
+            self.capabilities().driver,
+            "this driver cannot list scheduled messages; keep the ids that `publish_at` returns",
+        )
+        .operation("scheduled"))
+    }
+
     /// Writes a batch in one transaction: readers get all of it or nothing, whatever fails.
     ///
     /// Requires capability `transactions`.
@@ -106,6 +122,24 @@ pub trait Writer: Send + Sync {
 
     /// What the driver can do.
     fn capabilities(&self) -> &Capabilities;
+}
+
+/// A message that waits for its time.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Scheduled {
+    /// The message.
+    pub message: Message,
+    /// When it is due. Drivers keep it by the millisecond.
+    pub due: SystemTime,
+}
+
+impl Scheduled {
+    /// A message and when it is due, for drivers.
+    #[must_use]
+    pub fn new(message: Message, due: SystemTime) -> Self {
+        Self { message, due }
+    }
 }
 
 /// Writes through the fast path where there is one.

@@ -12,7 +12,8 @@ use streams_chanbuf::Chanbuf;
 use streams_chanbuf::testing::TestBus;
 use streams_core::{
     AnyDriver, Bus, Capabilities, Context, Driver, Error, ErrorKind, HandlerError, Message,
-    MessageId, Outcome, Result, StreamName, WriteError, Writer, async_trait, dead_letter,
+    MessageId, Outcome, Result, Scheduled, StreamName, WriteError, Writer, async_trait,
+    dead_letter,
 };
 use tokio::time::Instant;
 
@@ -111,6 +112,10 @@ impl Writer for FailingDeadLetters {
 
     async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
         self.inner.cancel(stream, id).await
+    }
+
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        self.inner.scheduled(stream, limit).await
     }
 
     async fn flush(&self) -> Result<()> {

@@ -41,7 +41,7 @@ pub(crate) struct Config {
     pub(crate) unheld: Unheld,
     pub(crate) retain: usize,
     pub(crate) dead_letter_capacity: usize,
-    pub(crate) delayed_capacity: usize,
+    pub(crate) max_scheduled: usize,
     pub(crate) lease: Option<Duration>,
     pub(crate) largest_message: Option<usize>,
     pub(crate) record: usize,
@@ -56,7 +56,7 @@ impl Default for Config {
             unheld: Unheld::Refuse,
             retain: 0,
             dead_letter_capacity: 10_000,
-            delayed_capacity: 1_000_000,
+            max_scheduled: 1_000_000,
             lease: None,
             largest_message: None,
             record: 0,
@@ -102,6 +102,7 @@ impl Config {
             .delayed_redelivery(Some(Duration::MAX))
             .delay(Some(Duration::MAX))
             .cancel_delayed(true)
+            .list_delayed(true)
             .start(StartPositions {
                 earliest: true,
                 latest: true,
@@ -169,8 +170,8 @@ impl ChanbufBuilder {
 
     /// Sets how many scheduled messages a stream holds; the default is 1,000,000. Past that, more
     /// are refused with [`ErrorKind::Full`](streams_core::ErrorKind::Full).
-    pub fn delayed_capacity(mut self, messages: usize) -> Self {
-        self.config.delayed_capacity = messages;
+    pub fn max_scheduled(mut self, messages: usize) -> Self {
+        self.config.max_scheduled = messages;
         self
     }
 
@@ -218,7 +219,7 @@ impl ChanbufBuilder {
                 "the capacity for dead letters is 0, so none could be written; use 1 or more",
             );
         }
-        if config.delayed_capacity == 0 {
+        if config.max_scheduled == 0 {
             return bad(
                 "the capacity for scheduled messages is 0, so none could be; use 1 or more",
             );
@@ -246,7 +247,7 @@ impl ChanbufBuilder {
         config.retain = number("retain")?.unwrap_or(config.retain);
         config.dead_letter_capacity =
             number("dead_letter_capacity")?.unwrap_or(config.dead_letter_capacity);
-        config.delayed_capacity = number("delayed_capacity")?.unwrap_or(config.delayed_capacity);
+        config.max_scheduled = number("max_scheduled")?.unwrap_or(config.max_scheduled);
         config.largest_message = number("largest_message")?;
         config.lease = url.parse_parameter("lease_ms")?.map(Duration::from_millis);
         config.full = choice(
@@ -266,7 +267,7 @@ pub(crate) const PARAMETERS: &[&str] = &[
     "unheld",
     "retain",
     "dead_letter_capacity",
-    "delayed_capacity",
+    "max_scheduled",
     "lease_ms",
     "largest_message",
 ];

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
-use streams_core::{Message, MessageId};
+use streams_core::{Message, MessageId, Scheduled};
 
 /// When a message is due, and how many were scheduled before it.
 type Place = (SystemTime, u64);
@@ -42,6 +42,14 @@ impl Delayed {
             self.queue.remove(place);
         }
         !places.is_empty()
+    }
+
+    /// The first of them, with when they are due.
+    pub(crate) fn list(&self, limit: usize) -> Vec<Scheduled> {
+        let first = self.queue.iter().take(limit);
+        first
+            .map(|((due, _), message)| Scheduled::new(message.clone(), *due))
+            .collect()
     }
 
     /// When the first is due.

@@ -44,8 +44,8 @@ impl Stream {
             Refused::ScheduleFull => (
                 ErrorKind::Full,
                 "the stream holds as many scheduled messages as it may; try again later, or raise \
-                 `delayed_capacity`",
-                Some(config.delayed_capacity),
+                 `max_scheduled`",
+                Some(config.max_scheduled),
             ),
             Refused::Closed => return closed_writer().with("stream", &self.name),
         };

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use streams_core::{
-    Delivery, Message, MessageId, Result, SettleReport, Settlement, StartFrom, StreamName, TokenId,
-    TransactionPart,
+    Delivery, Message, MessageId, Result, Scheduled, SettleReport, Settlement, StartFrom,
+    StreamName, TokenId, TransactionPart,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -158,7 +158,7 @@ impl Stream {
         if config.unheld == Unheld::Refuse && !state.is_held(config) {
             return Err(Refused::Unheld);
         }
-        if state.delayed.len() >= config.delayed_capacity {
+        if state.delayed.len() >= config.max_scheduled {
             return Err(Refused::ScheduleFull);
         }
         state.delayed.insert(message, due);
@@ -179,6 +179,13 @@ impl Stream {
         // The one that is first now may have been hidden by one that waited for room.
         state.keep_watch_everywhere(&self.config);
         cancelled
+    }
+
+    pub(crate) fn scheduled(&self, limit: usize) -> Vec<Scheduled> {
+        let mut state = self.lock();
+        // What is due is as good as delivered, whether or not anybody has looked.
+        state.pump(&self.config);
+        state.delayed.list(limit)
     }
 
     pub(crate) fn settle(

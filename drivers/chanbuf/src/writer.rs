@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use streams_core::{
-    Capabilities, Error, Message, MessageId, Result, StreamName, WriteError, Writer, async_trait,
+    Capabilities, Error, Message, MessageId, Result, Scheduled, StreamName, WriteError, Writer,
+    async_trait,
 };
 use tokio::sync::Notify;
 
@@ -171,6 +172,14 @@ impl Writer for ChanbufWriter {
         let cancelled = stream.cancel(id);
         self.broker.forget_unused(&stream);
         Ok(cancelled)
+    }
+
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        if self.writes.is_closed() {
+            return Err(closed_writer());
+        }
+        let stream = self.broker.existing(stream);
+        Ok(stream.map_or_else(Vec::new, |stream| stream.scheduled(limit)))
     }
 
     /// Waits for room as [`write`](Writer::write) does, for all of the batch at once.

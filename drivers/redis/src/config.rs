@@ -87,6 +87,7 @@ impl Config {
             .delayed_redelivery(Some(Duration::MAX))
             .delay(Some(Duration::MAX))
             .cancel_delayed(true)
+            .list_delayed(true)
             .start(StartPositions {
                 earliest: true,
                 latest: true,

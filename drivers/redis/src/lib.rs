@@ -31,7 +31,6 @@ pub use dedup::RedisDeduplication;
 pub use entry::EntryId;
 pub use message::{EVENT_NAME, TOPIC};
 pub use options::{RedisOptions, StreamSet};
-pub use scheduled::Scheduled;
 use streams_core::{Driver, DriverUrl, OpenDriver, Reader, Result, StreamName, Writer};
 
 use crate::client::{Client, Link};

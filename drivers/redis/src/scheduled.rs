@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use redis::{Cmd, RedisResult, Value};
 use streams_core::{
-    Error, ErrorKind, IntoStreamName, Message, MessageId, Result, StreamName, from_unix_millis,
-    unix_millis,
+    Error, ErrorKind, Message, MessageId, Result, Scheduled, StreamName, from_unix_millis,
+    unix_millis_not_before,
 };
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
@@ -18,7 +18,7 @@ use crate::entry::EntryId;
 use crate::error::{error, failed};
 use crate::keys::Keys;
 use crate::writer::{Failures, OfStream, missing, same};
-use crate::{Inner, Redis, message, metrics, scripts};
+use crate::{Inner, message, metrics, scripts};
 
 /// How many messages a script moves: it keeps everybody waiting.
 const AT_ONCE: usize = 500;
@@ -26,16 +26,6 @@ const AT_ONCE: usize = 500;
 const NUMBER: usize = 16;
 /// How long a mover waits at most when the server does not answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-
-/// A message that waits for its time.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Scheduled {
-    /// The message.
-    pub message: Message,
-    /// When it is due.
-    pub due: SystemTime,
-}
 
 impl Inner {
     /// Schedules messages of one stream, in one script.
@@ -54,7 +44,7 @@ impl Inner {
             .key(keys.due())
             .key(keys.bodies());
         schedule
-            .arg(due_millis(due))
+            .arg(unix_millis_not_before(due))
             .arg(self.config.max_scheduled.unwrap_or(0))
             .arg(i32::from(self.config.create_streams));
         for (_, message) in messages {
@@ -102,29 +92,23 @@ impl Inner {
             .await;
         answer.map_err(|e| error(e, "cancel").with("stream", stream))
     }
-}
 
-impl Redis {
     /// The messages that are scheduled for a stream, those due first first, at most `limit`.
-    ///
-    /// # Errors
-    /// [`InvalidMessage`](streams_core::ErrorKind::InvalidMessage) for a bad name, and when the server
-    /// cannot be reached.
-    pub async fn scheduled(
+    pub(crate) async fn scheduled(
         &self,
-        stream: impl IntoStreamName,
+        stream: &StreamName,
         limit: usize,
     ) -> Result<Vec<Scheduled>> {
         const DOING: &str = "scheduled";
-        let stream = stream.into_stream_name()?;
-        let Some(last) = limit.checked_sub(1) else {
+        if limit == 0 {
             return Ok(Vec::new());
-        };
-        let keys = self.inner.keys(&stream);
+        }
+        let last = i64::try_from(limit - 1).unwrap_or(i64::MAX);
+        let keys = self.keys(stream);
         let mut list = Cmd::new();
         list.arg("ZRANGE").arg(keys.due()).arg(0).arg(last);
         list.arg("WITHSCORES");
-        let waiting: Vec<(Vec<u8>, f64)> = self.inner.link.command(&list, DOING).await?;
+        let waiting: Vec<(Vec<u8>, f64)> = self.link.command(&list, DOING).await?;
         if waiting.is_empty() {
             return Ok(Vec::new());
         }
@@ -133,28 +117,18 @@ impl Redis {
         for (member, _) in &waiting {
             get.arg(member.get(NUMBER..).unwrap_or_default());
         }
-        let bodies: Vec<Value> = self.inner.link.command(&get, DOING).await?;
+        let bodies: Vec<Value> = self.link.command(&get, DOING).await?;
         let mut all = Vec::with_capacity(bodies.len());
         for ((_, due), body) in waiting.into_iter().zip(bodies) {
             // One without was moved or cancelled between the two.
             if let Value::BulkString(body) = body {
                 #[allow(clippy::cast_possible_truncation, reason = "milliseconds, as written")]
                 let due = from_unix_millis(due as i64);
-                let message = message::decode(&stream, EntryId::MIN, decode(&body.into()))?;
-                all.push(Scheduled { message, due });
+                let message = message::decode(stream, EntryId::MIN, decode(&body.into()))?;
+                all.push(Scheduled::new(message, due));
             }
         }
         Ok(all)
-    }
-}
-
-/// Milliseconds, not earlier than the time.
-fn due_millis(due: SystemTime) -> i64 {
-    let millis = unix_millis(due);
-    if from_unix_millis(millis) < due {
-        millis.saturating_add(1)
-    } else {
-        millis
     }
 }
 

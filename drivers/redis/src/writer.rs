@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 use streams_core::{
-    Capabilities, Error, ErrorKind, Message, MessageId, Result, StreamName, WriteError, Writer,
-    async_trait,
+    Capabilities, Error, ErrorKind, Message, MessageId, Result, Scheduled, StreamName, WriteError,
+    Writer, async_trait,
 };
 use tokio::sync::{RwLock, RwLockReadGuard};
 
@@ -263,6 +263,11 @@ impl Writer for RedisWriter {
     async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
         let _begun = self.begin().await?;
         self.inner.cancel(stream, id).await
+    }
+
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        let _begun = self.begin().await?;
+        self.inner.scheduled(stream, limit).await
     }
 
     async fn flush(&self) -> Result<()> {

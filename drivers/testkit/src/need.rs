@@ -26,6 +26,8 @@ pub enum Need {
     Leases,
     /// Delayed redelivery by the backend.
     DelayedRedelivery,
+    /// Listing scheduled messages, and taking them back.
+    ListDelayed,
     /// Surviving a restart.
     Durable,
     /// Partitions that are reported.
@@ -58,6 +60,7 @@ impl Need {
             Self::Attempts => driver.attempts,
             Self::Leases => driver.leases,
             Self::DelayedRedelivery => driver.delayed_redelivery.is_some(),
+            Self::ListDelayed => driver.list_delayed && driver.cancel_delayed,
             Self::Durable => driver.durable,
             Self::Partitions => driver.partitions,
             Self::Transactions => driver.transactions,
@@ -90,6 +93,7 @@ impl fmt::Display for Need {
             Self::Attempts => "capability `attempts`",
             Self::Leases => "capability `leases`",
             Self::DelayedRedelivery => "capability `delayed_redelivery`",
+            Self::ListDelayed => "capabilities `list_delayed` and `cancel_delayed`",
             Self::Durable => "capability `durable`",
             Self::Partitions => "capability `partitions`",
             Self::Transactions => "capability `transactions`",

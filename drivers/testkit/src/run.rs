@@ -123,6 +123,7 @@ async fn capabilities(harness: &dyn Harness) -> Capabilities {
         .clone()
         .delay(writer.delay)
         .cancel_delayed(writer.cancel_delayed)
+        .list_delayed(writer.list_delayed)
         .transactions(writer.transactions)
         .creates_streams(writer.creates_streams)
         .largest_message(writer.largest_message)

@@ -1,4 +1,4 @@
-//! Scheduled events: published now, handled later, and taken back.
+//! Scheduled events: published now, handled later, listed, and taken back.
 //!
 //! ```text
 //! cargo run -p delayed
@@ -67,11 +67,14 @@ async fn main() -> Result<()> {
     )
     .await?;
 
-    // What is not due yet can be taken back, once.
+    // What is not due yet can be listed, and taken back, once.
     let due = SystemTime::now() + Duration::from_secs(3600);
     let coffee = bus
         .publish_at(&ReminderDue::new("coffee", due), due)
         .await?;
+    let waiting = bus.publisher().scheduled::<ReminderDue>(100).await?;
+    let listed = waiting.iter().any(|one| *one.message.id() == coffee);
+    println!("coffee is listed: {listed}");
     let taken_back = bus.publisher().cancel::<ReminderDue>(&coffee).await?;
     println!("cancelled coffee: {taken_back}");
     let again = bus.publisher().cancel::<ReminderDue>(&coffee).await?;

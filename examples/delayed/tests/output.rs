@@ -23,6 +23,7 @@ fn prints_this() {
     assert_eq!(
         said,
         [
+            "coffee is listed: true",
             "cancelled coffee: true",
             "cancelled it again: false",
             "acknowledged: 3"

@@ -10,8 +10,8 @@ use streams_chanbuf::{Backlog, Chanbuf};
 use streams_core::dead_letter::{headers, redrive};
 use streams_core::{
     Activity, Backoff, Batch, Bus, Capabilities, Claim, Clock, Context, DeduplicationStorage,
-    Error, ErrorKind, Message, MessageId, NoopWriter, Ordering, Outcome, Result, StreamName,
-    WriteError, Writer, async_trait,
+    Error, ErrorKind, Message, MessageId, NoopWriter, Ordering, Outcome, Result, Scheduled,
+    StreamName, WriteError, Writer, async_trait,
 };
 use streams_middleware::{
     CircuitBreaker, CorrelationId, DeadLetters, Deduplication, Logging, MokaStorage, Next,
@@ -166,6 +166,10 @@ impl Writer for Breakable {
 
     async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
         self.inner.cancel(stream, id).await
+    }
+
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        self.inner.scheduled(stream, limit).await
     }
 
     async fn flush(&self) -> Result<()> {

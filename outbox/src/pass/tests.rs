@@ -263,7 +263,7 @@ async fn rows_wait_behind_deferred_ones() {
     let to = destination(&[], ErrorKind::Other);
     let mut deferred = Deferred::default();
     let first = row("0", 1, &["k=a"]);
-    let lanes = deferred.lanes(first.messages.as_ref().unwrap());
+    let lanes = deferred.lanes(first.messages().as_ref().unwrap());
     deferred.put("0", Instant::now(), true, lanes);
     let rows = vec![first.again(), row("1", 0, &["k=b"]), row("2", 0, &["j=c"])];
     let pass = pass(rows, &to, &deferred, TERMS).await;

@@ -367,7 +367,11 @@ impl<D: Driver, H, K> SubscriptionBuilder<D, H, K> {
             clock: inner.clock,
             transactional: options.exactly_once.then(|| {
                 let writer = inner.publisher.writer().capabilities();
-                writer.clone().delay(None).cancel_delayed(false)
+                writer
+                    .clone()
+                    .delay(None)
+                    .cancel_delayed(false)
+                    .list_delayed(false)
             }),
         };
         let plan = Plan {

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 
 use super::SubscriptionInfo;
 use crate::{
-    Capabilities, Error, ErrorKind, Message, MessageId, Result, StreamName, WriteError, Writer,
+    Capabilities, Error, ErrorKind, Message, MessageId, Result, Scheduled, StreamName, WriteError,
+    Writer,
 };
 
 /// Collects what the handler of one delivery publishes. A writer, so that whatever publishes through
@@ -124,6 +125,12 @@ impl Writer for Outputs {
         Err(self
             .unsupported("taking back a scheduled message")
             .operation("cancel"))
+    }
+
+    async fn scheduled(&self, _stream: &StreamName, _limit: usize) -> Result<Vec<Scheduled>> {
+        Err(self
+            .unsupported("listing scheduled messages")
+            .operation("scheduled"))
     }
 
     async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {

@@ -287,7 +287,7 @@ async fn dead_letters_are_refused_when_there_are_too_many_and_never_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_scheduled_is_bounded_too() {
-    let broker = builder().delayed_capacity(3).build().unwrap();
+    let broker = builder().max_scheduled(3).build().unwrap();
     let mut tap = join(&broker, "s", "g").await;
     let writer = broker.writer();
     let due = SystemTime::now() + 10 * SECOND;

@@ -18,7 +18,7 @@ fn settings_that_cannot_be_are_refused_when_building() {
     let bad = [
         Chanbuf::builder().capacity(0),
         Chanbuf::builder().dead_letter_capacity(0),
-        Chanbuf::builder().delayed_capacity(0),
+        Chanbuf::builder().max_scheduled(0),
         Chanbuf::builder().lease(Duration::ZERO),
         Chanbuf::builder().largest_message(0),
     ];
@@ -116,7 +116,7 @@ fn capabilities_are_what_was_built() {
     let reader = Chanbuf::new().reader();
     let has = reader.capabilities();
     assert!(has.groups && has.no_group && has.attempts && has.creates_streams);
-    assert!(has.cancel_delayed && has.binary_headers);
+    assert!(has.cancel_delayed && has.list_delayed && has.binary_headers);
     assert!(!has.durable && !has.leases && !has.partitions && !has.keeps_before_group);
     assert_eq!(has.order, Order::PerKey);
     assert_eq!(has.acknowledgement, Acknowledgement::Individual);

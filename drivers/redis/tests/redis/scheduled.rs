@@ -16,8 +16,7 @@ fn in_ms(millis: u64) -> SystemTime {
 #[tokio::test]
 async fn what_waits_is_listed_in_the_order_of_its_times_and_can_be_cancelled() {
     let test = Test::shared().await;
-    let driver = test.driver();
-    let writer = driver.writer();
+    let writer = test.driver().writer();
     let messages = test.messages(3);
     let far = in_ms(3_600_000);
     let minute = Duration::from_secs(60);
@@ -27,14 +26,14 @@ async fn what_waits_is_listed_in_the_order_of_its_times_and_can_be_cancelled() {
             .await
             .unwrap();
     }
-    let listed = driver.scheduled(&test.stream, 10).await.unwrap();
+    let stream = StreamName::new(&test.stream).unwrap();
+    let listed = writer.scheduled(&stream, 10).await.unwrap();
     let data: Vec<_> = listed.iter().map(|one| text(&one.message)).collect();
     assert_eq!(data, ["1", "2", "0"]);
     assert_eq!(listed[0].message, messages[1], "all of it");
     assert!(listed[0].due >= far && listed[0].due < far + Duration::from_millis(2));
-    assert_eq!(driver.scheduled(&test.stream, 1).await.unwrap().len(), 1);
-    assert!(driver.scheduled(&test.stream, 0).await.unwrap().is_empty());
-    let stream = StreamName::new(&test.stream).unwrap();
+    assert_eq!(writer.scheduled(&stream, 1).await.unwrap().len(), 1);
+    assert!(writer.scheduled(&stream, 0).await.unwrap().is_empty());
     assert!(writer.cancel(&stream, messages[2].id()).await.unwrap());
     assert!(!writer.cancel(&stream, messages[2].id()).await.unwrap());
     assert!(
@@ -43,7 +42,7 @@ async fn what_waits_is_listed_in_the_order_of_its_times_and_can_be_cancelled() {
             .await
             .unwrap()
     );
-    assert_eq!(driver.scheduled(&test.stream, 10).await.unwrap().len(), 2);
+    assert_eq!(writer.scheduled(&stream, 10).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -55,13 +54,8 @@ async fn scheduling_again_under_the_same_id_moves_the_message() {
     writer.write_at(&message, in_ms(50)).await.unwrap();
     let mut reader = test.member().await;
     assert_eq!(handle(&mut *reader, 1).await, ["x"]);
-    assert!(
-        test.driver()
-            .scheduled(&test.stream, 10)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    let stream = StreamName::new(&test.stream).unwrap();
+    assert!(writer.scheduled(&stream, 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ pub(crate) struct Config {
     pub(crate) retention: Option<Duration>,
     pub(crate) create_streams: bool,
     pub(crate) largest_message: usize,
+    pub(crate) max_scheduled: Option<u32>,
     pub(crate) poll: Duration,
     pub(crate) listen: bool,
     pub(crate) timeout: Duration,
@@ -36,6 +37,7 @@ impl Default for Config {
             retention: None,
             create_streams: true,
             largest_message: 4 << 20,
+            max_scheduled: None,
             poll: Duration::from_secs(1),
             listen: true,
             timeout: Duration::from_secs(30),
@@ -73,6 +75,7 @@ impl Config {
             .delayed_redelivery(Some(Duration::MAX))
             .delay(Some(Duration::MAX))
             .cancel_delayed(true)
+            .list_delayed(true)
             .start(StartPositions {
                 earliest: kept,
                 latest: true,
@@ -158,6 +161,15 @@ impl<DB: Database> SqlQueueBuilder<DB> {
         self
     }
 
+    /// Sets how many messages may be scheduled for a stream at a time; the default is no limit. A batch
+    /// that does not fit is refused whole, with [`ErrorKind::Full`](streams_core::ErrorKind::Full).
+    /// Those who schedule for a stream take turns then, and count for each batch: 100,000 take some
+    /// ten milliseconds.
+    pub fn max_scheduled(mut self, messages: u32) -> Self {
+        self.config.max_scheduled = Some(messages);
+        self
+    }
+
     /// Sets the longest time between two looks of a reader that finds nothing; the default is 1 s. It
     /// looks again after 10 ms, then after twice as long each time, up to this; and at once when it
     /// is told of a message.
@@ -194,6 +206,9 @@ impl<DB: Database> SqlQueueBuilder<DB> {
         }
         if config.largest_message == 0 {
             return bad("the largest message is 0 bytes; set 1 or more");
+        }
+        if config.max_scheduled == Some(0) {
+            return bad("no message may be scheduled; set `max_scheduled` to 1 or more");
         }
         if config.poll.as_millis() == 0 {
             return bad("the poll interval is 0, which is a busy loop; set 10 ms or more");

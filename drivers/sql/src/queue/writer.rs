@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use streams_core::{
-    Capabilities, Error, ErrorKind, Message, MessageId, Result, StreamName, WriteError, Writer,
-    async_trait, unix_millis,
+    Capabilities, Error, ErrorKind, Message, MessageId, Result, Scheduled, StreamName, WriteError,
+    Writer, async_trait, from_unix_millis, unix_millis_not_before,
 };
 use tokio::sync::{RwLock, RwLockReadGuard};
 
+use super::rows::message;
 use super::settle::is_unknown;
 use super::store::{Lock, Store, Tries};
 use super::streams::Holders;
@@ -149,10 +150,17 @@ impl<DB: Database> Store<DB> {
     ) -> Result<()> {
         let failed = |e| error(e, doing);
         let streams: Vec<_> = messages.iter().map(|(stream, _)| *stream).collect();
-        let mut tx = self.begin_locked(&streams, Lock::Shared, doing).await?;
+        let lock = match (due, self.config.max_scheduled) {
+            (Some(_), Some(_)) => Lock::Alone,
+            _ => Lock::Shared,
+        };
+        let mut tx = self.begin_locked(&streams, lock, doing).await?;
         let (holders, now) = self.all_holders(&mut tx, &streams).await?;
         let inserted = match due {
-            Some(due) if due > now => self.insert_scheduled(&mut tx, messages, due).await,
+            Some(due) if due > now => {
+                self.check_room(&mut tx, &streams).await?;
+                self.insert_scheduled(&mut tx, messages, due).await
+            }
             _ => self.insert(&mut tx, messages, &holders).await,
         };
         inserted.map_err(failed)?;
@@ -164,6 +172,60 @@ impl<DB: Database> Store<DB> {
                 _ => failure.with("committed", "unknown"),
             }
         })
+    }
+
+    /// Checks that there is room for more scheduled messages, each of a stream.
+    async fn check_room(&self, connection: &mut DB::Connection, streams: &[i64]) -> Result<()> {
+        let Some(most) = self.config.max_scheduled else {
+            return Ok(());
+        };
+        let most = most as usize;
+        let table = &self.names.scheduled;
+        let count = Self::sql(&format!(
+            "SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE stream_id = ? LIMIT {most}) AS waiting"
+        ));
+        let mut sorted = streams.to_vec();
+        sorted.sort_unstable();
+        for more in sorted.chunk_by(|a, b| a == b) {
+            let rows = DB::fetch(connection, &count, &[Value::Int(more[0])]).await;
+            let waiting = rows.and_then(|rows| rows.first().map_or(Ok(0), |row| DB::int(row, 0)));
+            let waiting = waiting.map_err(|e| error(e, "write_at"))?;
+            if usize::try_from(waiting).unwrap_or(most) + more.len() > most {
+                let problem = "as many messages are scheduled as may be; try again later, or raise \
+                               `max_scheduled`";
+                return Err(Error::new(ErrorKind::Full, problem)
+                    .operation("write_at")
+                    .driver(DRIVER)
+                    .with("limit", most)
+                    // More than may be at all will not fit later either.
+                    .retryable(more.len() <= most));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first messages that are scheduled for a stream.
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        self.check().await?;
+        let Some(id) = self.look_up(stream).await? else {
+            return Ok(Vec::new());
+        };
+        let table = &self.names.scheduled;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let select = Self::sql(&format!(
+            "SELECT message_id, raw_data, deliver_at FROM {table} WHERE stream_id = ? \
+             ORDER BY deliver_at, id LIMIT {limit}"
+        ));
+        let failed = |e| error(e, "scheduled").with("stream", stream);
+        let mut connection = self.connection("scheduled").await?;
+        let rows = DB::fetch(&mut connection, &select, &[Value::Int(id)]).await;
+        let rows = rows.map_err(failed)?;
+        let scheduled = |row| {
+            let due = from_unix_millis(DB::int(row, 2)?);
+            Ok(Scheduled::new(message::<DB>(row, 0, 1, stream)?, due))
+        };
+        let all: sqlx::Result<_> = rows.iter().map(scheduled).collect();
+        all.map_err(failed)
     }
 
     /// Takes back a scheduled message; `false` if there is none of that id.
@@ -232,13 +294,21 @@ impl<DB: Database> Writer for QueueWriter<DB> {
     }
 
     async fn write_at(&self, batch: &[Message], due: SystemTime) -> Result<(), WriteError> {
-        self.write_all(batch, Some(unix_millis(due))).await
+        self.write_all(batch, Some(unix_millis_not_before(due)))
+            .await
     }
 
     async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
         let _begun = self.begin().await?;
         self.store
             .within("cancel", self.store.cancel(stream, id))
+            .await
+    }
+
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        let _begun = self.begin().await?;
+        self.store
+            .within("scheduled", self.store.scheduled(stream, limit))
             .await
     }
 

@@ -2,11 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use streams_core::{
     Delivery, Driver as _, ErrorKind, Message, MessageId, ReadOptions, Received, SettleAction,
-    StartFrom, Subscription,
+    StartFrom, StreamName, Subscription,
 };
 use streams_sql::{SqlQueue, SqlQueueOptions};
 use tokio::task::JoinSet;
@@ -25,6 +25,7 @@ on_each_database!(
     many_readers_share_few_keys,
     a_deleted_group_ends_its_readers,
     old_messages_go_when_they_were_kept_long_enough,
+    no_more_are_scheduled_than_may_be,
     settings_are_checked,
     names_of_tables_are_the_users,
 );
@@ -346,6 +347,54 @@ async fn old_messages_go_when_they_were_kept_long_enough<DB: TestDatabase>(test:
     assert_eq!(test.rows(waiting).await[0][0], "3", "the group has its own");
 }
 
+/// However many schedule at the same time.
+async fn no_more_are_scheduled_than_may_be<DB: TestDatabase>(test: Test<DB>) {
+    const MOST: usize = 10;
+    queue(&test).await;
+    let builder = SqlQueue::builder(test.pool.clone()).max_scheduled(MOST as u32);
+    let queue = builder.build().unwrap();
+    let (writer, far) = (
+        queue.writer(),
+        SystemTime::now() + Duration::from_secs(3600),
+    );
+    let mut writes = JoinSet::new();
+    for number in 0..8 {
+        let writer = writer.clone();
+        let batch: Vec<_> = (0..3)
+            .map(|i| message(STREAM, "k", 3 * number + i))
+            .collect();
+        writes.spawn(async move { writer.write_at(&batch, far).await });
+    }
+    let results = writes.join_all().await;
+    let refused: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+    assert_eq!(refused.len(), 5, "three batches of three fit: {refused:?}");
+    for error in refused {
+        assert!(error.indices().eq(0..3), "{error}");
+        let (_, error) = &error.failures()[0];
+        assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+        assert!(error.is_retryable(), "there may be room later");
+    }
+    let stream = StreamName::new(STREAM).unwrap();
+    let waiting = writer.scheduled(&stream, 100).await.unwrap();
+    assert_eq!(waiting.len(), 9);
+    // What is not for later, or for another stream, is not counted.
+    let past = SystemTime::UNIX_EPOCH;
+    let batch: Vec<_> = (0..20).map(|i| message(STREAM, "k", i)).collect();
+    writer.write_at(&batch, past).await.unwrap();
+    let other: Vec<_> = (0..MOST).map(|i| message("others", "k", i)).collect();
+    writer.write_at(&other, far).await.unwrap();
+    // More than may be at all never fit.
+    let error = writer.write_at(&batch, far).await.unwrap_err();
+    assert!(!error.failures()[0].1.is_retryable(), "{error}");
+    assert!(
+        writer
+            .cancel(&stream, waiting[0].message.id())
+            .await
+            .unwrap()
+    );
+    assert!(writer.write_at(&batch[..2], far).await.is_ok());
+}
+
 async fn settings_are_checked<DB: TestDatabase>(test: Test<DB>) {
     let builder = || SqlQueue::builder(test.pool.clone());
     for refused in [
@@ -353,6 +402,7 @@ async fn settings_are_checked<DB: TestDatabase>(test: Test<DB>) {
         builder().lease(Duration::ZERO),
         builder().retention(Duration::ZERO),
         builder().largest_message(0),
+        builder().max_scheduled(0),
         builder().poll_interval(Duration::ZERO),
         builder().timeout(Duration::ZERO),
     ] {

@@ -118,3 +118,59 @@ pub(crate) async fn delayed(kit: &Arc<Kit>) -> Checked {
     tap.close().await?;
     ledger.check(Budget::ONCE)
 }
+
+pub(crate) async fn delayed_list(kit: &Arc<Kit>) -> Checked {
+    let target = kit.target().await?;
+    let driver = kit.open().await?;
+    let (writer, stream) = (driver.writer(), &target.stream);
+    let messages = kit.messages(stream, 3, 1)?;
+    // Not due before the case is over, and not in the order of writing.
+    let most = kit.capabilities.delay.unwrap_or_default();
+    let step = (most / 8).min(Duration::from_secs(600));
+    let now = kit.clock.now();
+    let mut expected = Vec::new();
+    for (message, steps) in messages.iter().zip([6, 4, 5]) {
+        let due = now + step * steps;
+        writer.write_at(std::slice::from_ref(message), due).await?;
+        expected.push((due, message));
+    }
+    expected.sort_by_key(|(due, _)| *due);
+    for limit in [100, 2, 0] {
+        let listed = writer.scheduled(stream, limit).await?;
+        let expected = &expected[..expected.len().min(limit)];
+        ensure!(
+            listed.len() == expected.len(),
+            "{} of {} scheduled messages are listed, at most {limit} were asked for",
+            listed.len(),
+            expected.len()
+        );
+        for (listed, (due, message)) in listed.iter().zip(expected) {
+            ensure!(
+                listed.message == **message,
+                "{:?} is listed where {message:?} is due",
+                listed.message
+            );
+            let early = due.duration_since(listed.due).unwrap_or_default();
+            let late = listed.due.duration_since(*due).unwrap_or_default();
+            ensure!(
+                early.is_zero() && late <= Duration::from_secs(1),
+                "a message that is due at {due:?} is listed for {:?}",
+                listed.due
+            );
+        }
+    }
+    for left in (0..3).rev() {
+        let (_, message) = expected[left];
+        ensure!(
+            writer.cancel(stream, message.id()).await?,
+            "a message that is listed cannot be cancelled"
+        );
+        let listed = writer.scheduled(stream, 100).await?;
+        ensure!(
+            listed.len() == left,
+            "{} messages are listed, {left} were not cancelled",
+            listed.len()
+        );
+    }
+    Ok(())
+}

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use streams_core::dead_letter::{headers, redrive};
 use streams_core::{
     AnyDriver, Backoff, Capabilities, ContentType, Delivery, Driver, Error, ErrorKind, Event,
-    FailurePolicy, Message, MessageId, Result, Schema, StreamName, WriteError, Writer, async_trait,
-    unix_millis,
+    FailurePolicy, Message, MessageId, Result, Scheduled, Schema, StreamName, WriteError, Writer,
+    async_trait, unix_millis,
 };
 use tokio::time::{Instant, sleep};
 
@@ -394,6 +394,10 @@ impl Writer for NoDeadLetters {
 
     async fn cancel(&self, stream: &StreamName, id: &MessageId) -> Result<bool> {
         self.next.cancel(stream, id).await
+    }
+
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        self.next.scheduled(stream, limit).await
     }
 
     async fn flush(&self) -> Result<()> {

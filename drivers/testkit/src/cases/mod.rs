@@ -168,6 +168,9 @@ all! {
         "an option outside the capabilities is an error, never ignored";
     delay::delayed []
         "scheduled messages: none early, in order of their times, cancelling works; or `Unsupported`";
+    delay::delayed_list [ListDelayed]
+        "scheduled messages are listed whole, in the order of their times, at most as many as asked for; \
+         one that was taken back is not";
     transactions::transaction [Transactions]
         "a batch over three streams with a message that cannot be written leaves nothing; without it, \
          all arrives once";

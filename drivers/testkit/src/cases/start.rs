@@ -347,6 +347,14 @@ pub(crate) async fn unsupported_is_said(kit: &Arc<Kit>) -> Checked {
             other => fail!("the driver cannot cancel, was asked to, and said {other:?}"),
         }
     }
+    if !has.list_delayed {
+        match writer.scheduled(&stream, 1).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            other => {
+                fail!("the driver cannot list scheduled messages, was asked to, and said {other:?}")
+            }
+        }
+    }
     Ok(())
 }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use streams_core::{
     AckToken, AnyDriver, Capabilities, Delivery, Driver, DriverArguments, Error, ErrorKind,
-    ExtendReport, Message, MessageId, ReadOptions, Reader, Received, Result, SettleAction,
-    SettleReport, Settlement, StartFrom, StreamName, Subscription, TokenId, TransactionPart,
-    WriteError, Writer, async_trait,
+    ExtendReport, Message, MessageId, ReadOptions, Reader, Received, Result, Scheduled,
+    SettleAction, SettleReport, Settlement, StartFrom, StreamName, Subscription, TokenId,
+    TransactionPart, WriteError, Writer, async_trait,
 };
 use tokio::sync::watch;
 
@@ -63,7 +63,10 @@ impl Broken {
         // The store outlives the restarts that are played here.
         let mut capabilities = sound.reader().capabilities().clone().durable(true);
         if fault == Fault::SchedulesUnasked {
-            capabilities = capabilities.delay(None).cancel_delayed(false);
+            capabilities = capabilities
+                .delay(None)
+                .cancel_delayed(false)
+                .list_delayed(false);
         }
         Arc::new(Self {
             fault,
@@ -261,6 +264,14 @@ impl Writer for BrokenWriter {
             Fault::CancelsNothing => Ok(true),
             _ => self.next.cancel(stream, id).await,
         }
+    }
+
+    async fn scheduled(&self, stream: &StreamName, limit: usize) -> Result<Vec<Scheduled>> {
+        let mut scheduled = self.next.scheduled(stream, limit).await?;
+        if self.shared.is(Fault::ListsBackwards) {
+            scheduled.reverse();
+        }
+        Ok(scheduled)
     }
 
     async fn write_in_transaction(&self, batch: &[Message]) -> Result<()> {

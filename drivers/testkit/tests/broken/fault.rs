@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     DeliversEarly,
     /// Cancelling says that it worked and does nothing.
     CancelsNothing,
+    /// Scheduled messages are listed the wrong way round.
+    ListsBackwards,
     /// A closed writer goes on writing.
     WritesAfterClose,
     /// Writes are confirmed at once and done later; closing gives up on those not done.

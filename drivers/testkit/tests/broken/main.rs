@@ -177,22 +177,23 @@ macro_rules! broken {
 broken! {
     loses_messages: LosesMessages passes
         partial_batch_failure payloads attempt_count release retry_survives_crash lease_extension
-        lease_lost missing_stream unsupported_is_said delayed error_is_not_a_drop dlq_round_trip
+        lease_lost missing_stream unsupported_is_said delayed delayed_list error_is_not_a_drop dlq_round_trip
         dlq_down;
     duplicates: Duplicates passes
         partial_batch_failure payloads attempt_count release retry_survives_crash lease_extension
-        lease_lost missing_stream unsupported_is_said delayed error_is_not_a_drop dlq_round_trip
+        lease_lost missing_stream unsupported_is_said delayed delayed_list error_is_not_a_drop dlq_round_trip
         dlq_down reconnect network_cut;
     cleans_headers: CleansHeaders fails metadata;
     cuts_data: CutsData fails payloads;
     shifts_time: ShiftsTime passes
-        attempt_count partial_batch_settle close_gives_back unsupported_is_said delayed poison
+        attempt_count partial_batch_settle close_gives_back unsupported_is_said delayed delayed_list poison
         foreign_record;
     blames_all: BlamesAll fails partial_batch_failure;
     hides_failures: HidesFailures fails
         partial_batch_failure payloads close_is_idempotent transaction;
-    delivers_early: DeliversEarly fails delayed;
-    cancels_nothing: CancelsNothing fails delayed;
+    delivers_early: DeliversEarly fails delayed delayed_list;
+    cancels_nothing: CancelsNothing fails delayed delayed_list;
+    lists_backwards: ListsBackwards fails delayed_list;
     writes_after_close: WritesAfterClose fails close_is_idempotent transaction;
     writes_later: WritesLater fails
         partial_batch_failure payloads writer_close_flushes close_is_idempotent group_start;
@@ -237,7 +238,7 @@ broken! {
     keeps_on_close: KeepsOnClose fails close_gives_back close_deadline exactly_once_crash;
     hangs_on_close: HangsOnClose passes
         rebalance order_per_key order_across_retry slow_key retry_after_error retry_delay
-        layers_wrap_batches backpressure unsupported_is_said reconnect network_cut;
+        layers_wrap_batches backpressure unsupported_is_said delayed_list reconnect network_cut;
     receive_hangs_when_closed: ReceiveHangsWhenClosed fails close_is_idempotent;
     schedules_unasked: SchedulesUnasked fails unsupported_is_said delayed;
     drops_poison: DropsPoison fails poison;
