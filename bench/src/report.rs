@@ -45,14 +45,41 @@ pub struct Report {
     check: bool,
     figures: Vec<serde_json::Value>,
     short: usize,
+    failed: bool,
 }
 
 impl Report {
-    /// A report as the program's arguments want it.
-    ///
-    /// # Errors
-    /// For arguments it does not know.
-    pub fn from_arguments() -> Result<Self, lexopt::Error> {
+    /// What a benchmark's `main` does: measures as its arguments want it, and reports. The exit code is
+    /// a failure for arguments it does not know, for what could not be measured or written, and where
+    /// figures are to be checked and one is short.
+    pub fn run(measure: impl FnOnce(&mut Self)) -> ExitCode {
+        match Self::from_arguments() {
+            Ok(mut report) => {
+                measure(&mut report);
+                report.finish()
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// Measures a figure if it is wanted: its value, and a note that says what it is made of.
+    pub fn measure(&mut self, name: &str, target: Target, measure: impl FnOnce() -> (f64, String)) {
+        if self.wants(name) {
+            let (value, note) = measure();
+            self.figure(name, value, target, &note);
+        }
+    }
+
+    /// Says that something could not be measured. The exit code is a failure then.
+    pub fn fail(&mut self, error: &str) {
+        eprintln!("error: {error}");
+        self.failed = true;
+    }
+
+    fn from_arguments() -> Result<Self, lexopt::Error> {
         let mut report = Self::default();
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
@@ -89,16 +116,16 @@ impl Report {
         }));
     }
 
-    /// Writes the JSON file if one is wanted. The exit code is a failure if figures are to be checked
-    /// and one is short.
-    #[must_use]
-    pub fn finish(self) -> ExitCode {
+    fn finish(self) -> ExitCode {
         if let Some(path) = &self.json {
             let text = format!("{:#}\n", serde_json::Value::Array(self.figures));
             if let Err(error) = std::fs::write(path, text) {
                 eprintln!("error: cannot write {}: {error}", path.display());
                 return ExitCode::FAILURE;
             }
+        }
+        if self.failed {
+            return ExitCode::FAILURE;
         }
         if self.check && self.short > 0 {
             eprintln!("error: {} figures are short of their targets", self.short);

@@ -11,14 +11,13 @@ use rdkafka::{ClientConfig, Message as _};
 use streams_bench::pairs::compare;
 use streams_core::{Bus, Driver as _, StartFrom, StreamName, ksuid};
 
-use crate::Measured;
 use crate::produce::per_second;
 use crate::setup::{Setup, message};
 
 /// Messages each side reads in a turn.
 const MESSAGES: usize = 500_000;
 
-pub(crate) fn measure(setup: &Setup, partitions: u32) -> Measured {
+pub(crate) fn measure(setup: &Setup, partitions: u32) -> (f64, String) {
     let topic = filled(setup, partitions, MESSAGES);
     // Against each of the raw consumers; the lesser ratio counts.
     let base = compare(|| read_base(setup, &topic, ignore), || read(setup, &topic));
@@ -27,20 +26,18 @@ pub(crate) fn measure(setup: &Setup, partitions: u32) -> Measured {
     let alike = compare(|| read_base(setup, &topic, take), || read(setup, &topic));
     setup.delete(&topic);
     let rate = |took| per_second(MESSAGES, took);
-    Measured {
-        ratio: base.ratio.min(stream.ratio),
-        note: format!(
-            "{} messages/s; raw BaseConsumer {} (ratio {:.2}), raw StreamConsumer {} (ratio {:.2}), \
+    let note = format!(
+        "{} messages/s; raw BaseConsumer {} (ratio {:.2}), raw StreamConsumer {} (ratio {:.2}), \
              raw BaseConsumer that reads key, value and headers {} (ratio {:.2})",
-            rate(base.b),
-            rate(base.a),
-            base.ratio,
-            rate(stream.a),
-            stream.ratio,
-            rate(alike.a),
-            alike.ratio,
-        ),
-    }
+        rate(base.b),
+        rate(base.a),
+        base.ratio,
+        rate(stream.a),
+        stream.ratio,
+        rate(alike.a),
+        alike.ratio,
+    );
+    (base.ratio.min(stream.ratio), note)
 }
 
 /// A topic with messages in it.

@@ -20,13 +20,8 @@ const MESSAGES: u64 = 5_000;
 const WARM_UP: u64 = 500;
 const TURNS: usize = 5;
 
-pub(crate) struct Latency {
-    /// The p99 beyond that of the raw client, in milliseconds: the median of the turns.
-    pub(crate) beyond: f64,
-    pub(crate) note: String,
-}
-
-pub(crate) fn measure(setup: &Setup) -> Latency {
+/// The p99 beyond that of the raw client, in milliseconds: the median of the turns.
+pub(crate) fn measure(setup: &Setup) -> (f64, String) {
     let topic = setup.topic(1);
     let mut turns: Vec<_> = (0..TURNS)
         .map(|_| {
@@ -40,16 +35,14 @@ pub(crate) fn measure(setup: &Setup) -> Latency {
     let beyond = |(raw, ours): &([Duration; 2], [Duration; 2])| millis(ours[1]) - millis(raw[1]);
     turns.sort_by(|a, b| beyond(a).total_cmp(&beyond(b)));
     let (raw, ours) = turns[TURNS / 2];
-    Latency {
-        beyond: beyond(&(raw, ours)),
-        note: format!(
-            "p50 {:.2} ms, p99 {:.2} ms; raw p50 {:.2} ms, p99 {:.2} ms",
-            millis(ours[0]),
-            millis(ours[1]),
-            millis(raw[0]),
-            millis(raw[1]),
-        ),
-    }
+    let note = format!(
+        "p50 {:.2} ms, p99 {:.2} ms; raw p50 {:.2} ms, p99 {:.2} ms",
+        millis(ours[0]),
+        millis(ours[1]),
+        millis(raw[0]),
+        millis(raw[1]),
+    );
+    (beyond(&(raw, ours)), note)
 }
 
 /// The message's data: when it was sent, from the start of the run.

@@ -16,35 +16,27 @@ use streams_bench::report::{Report, Target};
 use setup::Setup;
 
 fn main() -> ExitCode {
-    let mut report = match Report::from_arguments() {
-        Ok(report) => report,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
+    Report::run(|report| {
+        let setup = Setup::new();
+        for partitions in [1, 12] {
+            let name = format!("kafka/produce, batches of 500, {partitions} partitions");
+            report.measure(&name, Target::AtLeast(0.95), || {
+                produce::measure(&setup, partitions)
+            });
         }
-    };
-    let setup = Setup::new();
-    for partitions in [1, 12] {
-        let name = format!("kafka/produce, batches of 500, {partitions} partitions");
-        if report.wants(&name) {
-            let made = produce::measure(&setup, partitions);
-            report.figure(&name, made.ratio, Target::AtLeast(0.95), &made.note);
+        for partitions in [1, 12] {
+            let name = format!("kafka/consume, {partitions} partitions");
+            report.measure(&name, Target::AtLeast(0.9), || {
+                consume::measure(&setup, partitions)
+            });
         }
-    }
-    for partitions in [1, 12] {
-        let name = format!("kafka/consume, {partitions} partitions");
-        if report.wants(&name) {
-            let read = consume::measure(&setup, partitions);
-            report.figure(&name, read.ratio, Target::AtLeast(0.9), &read.note);
-        }
-    }
-    let name = "kafka/p99 latency beyond raw, ms";
-    if report.wants(name) {
-        let measured = latency::measure(&setup);
-        report.figure(name, measured.beyond, Target::AtMost(2.0), &measured.note);
-    }
-    memory(&setup, &mut report);
-    report.finish()
+        report.measure(
+            "kafka/p99 latency beyond raw, ms",
+            Target::AtMost(2.0),
+            || latency::measure(&setup),
+        );
+        memory(&setup, report);
+    })
 }
 
 fn memory(setup: &Setup, report: &mut Report) {
@@ -63,10 +55,4 @@ fn memory(setup: &Setup, report: &mut Report) {
         report.figure(&name(prefetch), measured.mebibytes, bound, &measured.note);
     }
     setup.delete(&topic);
-}
-
-/// A ratio of times and what it is made of.
-struct Measured {
-    ratio: f64,
-    note: String,
 }

@@ -7,7 +7,6 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, Threa
 use streams_bench::pairs::compare;
 use streams_core::{Driver as _, Message, StreamName};
 
-use crate::Measured;
 use crate::setup::{Setup, headers, message};
 
 /// Messages each side writes in a turn.
@@ -16,7 +15,7 @@ const BATCH: usize = 500;
 /// Writers at once, each with a batch on its way. The raw client's queue holds more than they do.
 const WRITERS: usize = 16;
 
-pub(crate) fn measure(setup: &Setup, partitions: u32) -> Measured {
+pub(crate) fn measure(setup: &Setup, partitions: u32) -> (f64, String) {
     let topic = setup.topic(partitions);
     // Made before, on both sides: what is measured is writing them.
     let messages: Vec<_> = (0..MESSAGES).map(|i| message(&topic, i)).collect();
@@ -32,14 +31,12 @@ pub(crate) fn measure(setup: &Setup, partitions: u32) -> Measured {
         || write(setup, &messages),
     );
     setup.delete(&topic);
-    Measured {
-        ratio: compared.ratio,
-        note: format!(
-            "{} messages/s by {WRITERS} writers, raw ThreadedProducer {}",
-            per_second(MESSAGES, compared.b),
-            per_second(MESSAGES, compared.a),
-        ),
-    }
+    let note = format!(
+        "{} messages/s by {WRITERS} writers, raw ThreadedProducer {}",
+        per_second(MESSAGES, compared.b),
+        per_second(MESSAGES, compared.a),
+    );
+    (compared.ratio, note)
 }
 
 fn write(setup: &Setup, messages: &[Message]) -> Duration {

@@ -19,14 +19,18 @@ const APART: Duration = Duration::from_millis(4);
 
 pub(crate) struct Latency {
     p50: f64,
-    pub(crate) p99: f64,
+    p99: f64,
     most: f64,
 }
 
 impl Latency {
-    pub(crate) fn note(&self) -> String {
-        let Self { p50, most, .. } = self;
-        format!("p50 {p50:.2} ms, most {most:.2} ms, {EVENTS} events")
+    /// In milliseconds, with a note.
+    pub(crate) fn p99(self) -> (f64, String) {
+        let Self { p50, p99, most } = self;
+        (
+            p99,
+            format!("p50 {p50:.2} ms, most {most:.2} ms, {EVENTS} events"),
+        )
     }
 }
 

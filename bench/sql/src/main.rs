@@ -14,43 +14,37 @@ use streams_bench::report::{Report, Target};
 use setup::Setup;
 
 fn main() -> ExitCode {
-    let mut report = match Report::from_arguments() {
-        Ok(report) => report,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let setup = Setup::new();
-    let name = "sql/relay, against DELETE .. RETURNING";
-    if report.wants(name) {
-        let (ratio, note) = relay::measure(&setup);
-        report.figure(name, ratio, Target::AtLeast(0.7), &note);
-    }
-    let name = "sql/relay, 1,000,000 rows kept behind against 1,000";
-    if report.wants(name) {
-        let (ratio, note) = relay::behind(&setup);
-        report.figure(name, ratio, Target::AtLeast(0.9), &note);
-    }
-    let name = "sql/write_in, time against INSERT";
-    if report.wants(name) {
-        let (ratio, note) = write::measure(&setup);
-        report.figure(name, ratio, Target::AtMost(1.1), &note);
-    }
-    let name = "sql/p99 commit to handled, NOTIFY, ms";
-    if report.wants(name) {
-        let measured = latency::poll(&setup);
-        report.figure(name, measured.p99, Target::AtMost(20.0), &measured.note());
-    }
-    let name = "sql/p99 commit to handled, WAL, ms";
-    if report.wants(name) {
-        let measured = latency::wal(&setup);
-        report.figure(name, measured.p99, Target::AtMost(20.0), &measured.note());
-    }
-    let name = "sql/queue, 8 workers, messages/s";
-    if report.wants(name) {
-        let (rate, note) = queue::measure(&setup);
-        report.figure(name, rate, Target::AtLeast(3000.0), &note);
-    }
-    report.finish()
+    Report::run(|report| {
+        let setup = Setup::new();
+        report.measure(
+            "sql/relay, against DELETE .. RETURNING",
+            Target::AtLeast(0.7),
+            || relay::measure(&setup),
+        );
+        report.measure(
+            "sql/relay, 1,000,000 rows kept behind against 1,000",
+            Target::AtLeast(0.9),
+            || relay::behind(&setup),
+        );
+        report.measure(
+            "sql/write_in, time against INSERT",
+            Target::AtMost(1.1),
+            || write::measure(&setup),
+        );
+        report.measure(
+            "sql/p99 commit to handled, NOTIFY, ms",
+            Target::AtMost(20.0),
+            || latency::poll(&setup).p99(),
+        );
+        report.measure(
+            "sql/p99 commit to handled, WAL, ms",
+            Target::AtMost(20.0),
+            || latency::wal(&setup).p99(),
+        );
+        report.measure(
+            "sql/queue, 8 workers, messages/s",
+            Target::AtLeast(3000.0),
+            || queue::measure(&setup),
+        );
+    })
 }

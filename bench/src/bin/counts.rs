@@ -34,22 +34,15 @@ const INSTRUCTIONS: [(&str, &str, f64); 2] = [
 ];
 
 fn main() -> ExitCode {
-    let mut report = match Report::from_arguments() {
-        Ok(report) => report,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
+    Report::run(|report| {
+        publishing(report);
+        dispatching(report);
+        holding(report);
+        idling(report);
+        if let Err(error) = instructions(report) {
+            report.fail(&error);
         }
-    };
-    publishing(&mut report);
-    dispatching(&mut report);
-    holding(&mut report);
-    idling(&mut report);
-    if let Err(error) = instructions(&mut report) {
-        eprintln!("error: {error}");
-        return ExitCode::FAILURE;
-    }
-    report.finish()
+    })
 }
 
 /// Allocations from publishing to settled. The message itself is one.

@@ -16,17 +16,11 @@ use tokio::runtime::{Builder, Runtime};
 const SIDE: Duration = Duration::from_millis(300);
 
 fn main() -> ExitCode {
-    let mut report = match Report::from_arguments() {
-        Ok(report) => report,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    against_channels(&mut report);
-    against_itself(&mut report);
-    delayed(&mut report);
-    report.finish()
+    Report::run(|report| {
+        against_channels(report);
+        against_itself(report);
+        delayed(report);
+    })
 }
 
 /// A share of a bare channel's messages per second.
