@@ -23,8 +23,7 @@ pub struct Row {
     pub id: String,
     /// How often it has been tried before.
     pub attempts: u32,
-    /// Its bytes in the table, of which the data of its messages are slices.
-    pub raw_data: Bytes,
+    raw_data: Bytes,
     driver: &'static str,
     again: bool,
     /// Decoded by who needs them first: mostly the pass, while others read more rows.
@@ -50,6 +49,12 @@ impl Row {
     pub fn again(mut self) -> Self {
         self.again = true;
         self
+    }
+
+    /// Its bytes in the table, of which the data of its messages are slices.
+    #[must_use]
+    pub fn raw_data(&self) -> &Bytes {
+        &self.raw_data
     }
 
     /// The streams of its messages.

@@ -2,8 +2,12 @@
 
 mod ask;
 mod error;
+#[cfg(feature = "proxy")]
+mod http_proxy;
 mod install;
 mod kafka;
+#[cfg(feature = "testkit")]
+mod kit;
 mod place;
 mod process;
 #[cfg(feature = "proxy")]
@@ -14,10 +18,14 @@ mod service;
 mod wait;
 
 pub use error::{Error, Result};
+#[cfg(feature = "proxy")]
+pub use http_proxy::{Http, HttpProxy, Step};
 pub use install::install_build_tools;
 #[cfg(feature = "security")]
 pub use kafka::Security;
 pub use kafka::{Kafka, KafkaBuilder};
+#[cfg(feature = "testkit")]
+pub use kit::Faults;
 #[cfg(feature = "proxy")]
 pub use proxy::Proxy;
 pub use server::Server;

@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::{client, on_thread};
@@ -21,7 +20,7 @@ struct Queues {
     name: &'static str,
     endpoint: String,
     fifo: bool,
-    proxy: Option<Arc<Proxy>>,
+    proxy: Option<Proxy>,
 }
 
 impl Queues {
@@ -88,7 +87,7 @@ impl Harness for Queues {
     }
 
     fn network(&self) -> Option<&dyn Network> {
-        self.proxy.as_ref().map(|_| self as &dyn Network)
+        self.proxy.as_ref().map(|proxy| proxy as &dyn Network)
     }
 
     fn foreign(&self) -> Option<&dyn ForeignProducer> {
@@ -118,23 +117,6 @@ impl ForeignProducer for Queues {
             request = request.message_deduplication_id(fastrand::u64(..).to_string());
         }
         request.send().await.map(drop).map_err(failed)
-    }
-}
-
-#[async_trait]
-impl Network for Queues {
-    async fn cut(&self) -> Result<()> {
-        if let Some(proxy) = &self.proxy {
-            proxy.cut();
-        }
-        Ok(())
-    }
-
-    async fn mend(&self, latency: Duration) -> Result<()> {
-        if let Some(proxy) = &self.proxy {
-            proxy.mend(latency);
-        }
-        Ok(())
     }
 }
 
@@ -170,7 +152,7 @@ async fn under_faults() {
     let server = harness.endpoint.trim_start_matches("http://").parse();
     let proxy = Proxy::start(server.unwrap()).await.unwrap();
     harness.endpoint = format!("http://{}", proxy.address());
-    harness.proxy = Some(Arc::new(proxy));
+    harness.proxy = Some(proxy);
     let options = RunOptions::from_env().only(["network_cut"]);
     let report = streams_testkit::run_with(harness, options).await;
     report.assert_passed();

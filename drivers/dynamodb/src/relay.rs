@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use streams_core::{Error, ErrorKind, Result, Writer};
-use streams_outbox::stop;
+pub use streams_outbox::{Cleanup, RelayReport};
+use streams_outbox::{Settings, stop};
 use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
-pub(crate) use self::config::Config;
-pub use self::config::{Cleanup, Mode, RelayBuilder};
+pub use self::config::{Mode, RelayBuilder};
 use self::leases::{Leases, Members, View};
 use self::metrics::Metrics;
 use self::session::{Session, Shared, Step};
@@ -85,21 +85,8 @@ use crate::outbox::Outbox;
 pub struct Relay {
     outbox: Outbox,
     writer: Arc<dyn Writer>,
-    config: Config,
-}
-
-/// What a relay has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RelayReport {
-    /// How many messages were written to the destination; those written again count again.
-    pub messages: u64,
-    /// How many rows were written, all of their messages.
-    pub rows: u64,
-    /// How many messages the destination did not take; each time it did not counts.
-    pub failures: u64,
-    /// How many rows were set aside.
-    pub set_aside: u64,
+    config: Settings,
+    mode: Mode,
 }
 
 impl Relay {
@@ -188,6 +175,7 @@ impl Relay {
             store: Store::new(self.outbox.clone(), self.config.cleanup),
             writer: self.writer.clone(),
             config: self.config.clone(),
+            mode,
             metrics: Metrics::new(self.outbox.table().to_string()),
             leases: Leases::new(&self.outbox, kind, self.config.lease),
             written: AtomicU64::new(0),
@@ -198,7 +186,7 @@ impl Relay {
         let mut total = RelayReport::default();
         loop {
             // A member that was given up does not come back; another one begins.
-            let shared = self.shared(self.config.mode);
+            let shared = self.shared(self.mode);
             let mut work = Work::new(shared.clone());
             let ended = work.run(&mut stopped).await;
             work.end().await;

@@ -1,14 +1,13 @@
 //! The conformance kit on a real broker: on the one all tests share, and the cases that restart it
 //! or cut the network on one of their own.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use streams_core::{AnyDriver, Error, ErrorKind, Result, StreamName, async_trait};
 use streams_kafka::{Kafka, KafkaBuilder, NewTopics};
-use streams_services::{Proxy, Service};
+use streams_services::{Faults, Service};
 use streams_testkit::{
     ForeignProducer, Harness, Network, Profile, ReaderProcess, RunOptions, Server, this_test,
 };
@@ -21,11 +20,6 @@ const BROKERS: &str = "STREAMS_KAFKA_CONFORMANCE_BROKERS";
 struct Broker {
     brokers: String,
     faults: Option<Faults>,
-}
-
-struct Faults {
-    server: Arc<streams_services::Kafka>,
-    proxy: Proxy,
 }
 
 impl Broker {
@@ -48,10 +42,7 @@ impl Broker {
         let proxy = server.proxy(1).await.unwrap();
         Self {
             brokers: server.proxied_address(),
-            faults: Some(Faults {
-                server: Arc::new(server),
-                proxy,
-            }),
+            faults: Some(Faults::new(move || server.restart(), proxy)),
         }
     }
 
@@ -124,30 +115,6 @@ impl ForeignProducer for Broker {
             .await
             .map_err(failed)?
             .map_err(failed)
-    }
-}
-
-#[async_trait]
-impl Server for Faults {
-    async fn restart(&self) -> Result<()> {
-        let server = self.server.clone();
-        tokio::task::spawn_blocking(move || server.restart())
-            .await
-            .map_err(failed)?
-            .map_err(failed)
-    }
-}
-
-#[async_trait]
-impl Network for Faults {
-    async fn cut(&self) -> Result<()> {
-        self.proxy.cut();
-        Ok(())
-    }
-
-    async fn mend(&self, latency: Duration) -> Result<()> {
-        self.proxy.mend(latency);
-        Ok(())
     }
 }
 

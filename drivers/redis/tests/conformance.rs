@@ -1,12 +1,11 @@
 //! The conformance kit on a real server: on the one all tests share, and the cases that restart it or
 //! cut the network on one of their own.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use streams_core::{AnyDriver, Delivery, Error, ErrorKind, Result, StreamName, async_trait};
 use streams_redis::{ENTRY_ID, Redis, RedisBuilder};
-use streams_services::{Proxy, Service};
+use streams_services::{Faults, Proxy, Service};
 use streams_testkit::{
     ForeignProducer, Harness, Network, ReaderProcess, RunOptions, Server, this_test,
 };
@@ -17,11 +16,6 @@ const URL: &str = "STREAMS_REDIS_CONFORMANCE_URL";
 struct OnServer {
     url: String,
     faults: Option<Faults>,
-}
-
-struct Faults {
-    server: Arc<streams_services::Server>,
-    proxy: Proxy,
 }
 
 impl OnServer {
@@ -37,10 +31,7 @@ impl OnServer {
         let proxy = Proxy::start(server.address()).await.unwrap();
         Self {
             url: format!("redis://{}", proxy.address()),
-            faults: Some(Faults {
-                server: Arc::new(server),
-                proxy,
-            }),
+            faults: Some(Faults::new(move || server.restart(), proxy)),
         }
     }
 
@@ -98,30 +89,6 @@ impl ForeignProducer for OnServer {
             .exec_async(&mut connection.map_err(failed)?)
             .await
             .map_err(failed)
-    }
-}
-
-#[async_trait]
-impl Server for Faults {
-    async fn restart(&self) -> Result<()> {
-        let server = self.server.clone();
-        tokio::task::spawn_blocking(move || server.restart())
-            .await
-            .map_err(failed)?
-            .map_err(failed)
-    }
-}
-
-#[async_trait]
-impl Network for Faults {
-    async fn cut(&self) -> Result<()> {
-        self.proxy.cut();
-        Ok(())
-    }
-
-    async fn mend(&self, latency: Duration) -> Result<()> {
-        self.proxy.mend(latency);
-        Ok(())
     }
 }
 

@@ -13,17 +13,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use streams_core::{Error, ErrorKind, Result, Writer};
-use streams_outbox::stop;
+pub use streams_outbox::{Cleanup, RelayReport};
+use streams_outbox::{Poll, Settings, stop};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
-use self::config::Config;
-pub use self::config::{Cleanup, RelayBuilder};
+pub use self::config::RelayBuilder;
 use self::lease::Lease;
 use self::metrics::Metrics;
 use self::session::{DATABASE_BACKOFF, Run, Session, Step};
 use self::store::Store;
-use self::wake::{Poll, Wake};
+use self::wake::Wake;
 use crate::DRIVER;
 use crate::database::Database;
 use crate::outbox::Outbox;
@@ -90,21 +90,8 @@ use crate::outbox::Outbox;
 pub struct Relay<DB: Database> {
     pub(crate) outbox: Outbox<DB>,
     pub(crate) writer: Arc<dyn Writer>,
-    pub(crate) config: Config,
-}
-
-/// What a relay has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RelayReport {
-    /// How many messages were written to the destination; those written again count again.
-    pub messages: u64,
-    /// How many rows were written, all of their messages.
-    pub rows: u64,
-    /// How many messages the destination did not take; each time it did not counts.
-    pub failures: u64,
-    /// How many rows were set aside.
-    pub set_aside: u64,
+    pub(crate) config: Settings,
+    listen: bool,
 }
 
 impl<DB: Database> Relay<DB> {
@@ -188,7 +175,7 @@ impl<DB: Database> Relay<DB> {
     }
 
     pub(crate) fn store(&self) -> Arc<Store<DB>> {
-        let Config {
+        let Settings {
             rows,
             bytes,
             cleanup,
@@ -221,7 +208,7 @@ impl<DB: Database> Relay<DB> {
         report: &mut RelayReport,
     ) -> Result<()> {
         let (store, metrics) = (self.store(), self.metrics());
-        let mut wake = Wake::new(&self.outbox, self.config.listen);
+        let mut wake = Wake::new(&self.outbox, self.listen);
         let mut failures = 0;
         while !*stopped.borrow() {
             let run = Run {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use streams_core::{Result, Writer, async_trait};
-use streams_dynamodb::{Cleanup, DynamoDb, NewTables, Outbox, Relay, RelayReport};
+use streams_dynamodb::{DynamoDb, NewTables, Outbox, Relay};
 use tokio::sync::watch;
 
 use super::{Report, Source, backoff, stop};
@@ -43,10 +43,7 @@ pub(crate) async fn open(
         .destination_backoff(backoff(relay.destination_backoff))
         .deferred(relay.deferred)
         .poll_interval(shortest, longest)
-        .cleanup(match relay.cleanup {
-            streams_sql::Cleanup::Keep(time) => Cleanup::Keep(time),
-            _ => Cleanup::Delete,
-        })
+        .cleanup(relay.cleanup)
         .build()
         .map_err(of_setting("[relay]"))?;
     // Each takes a stream, so that a relay of either mode may come later.
@@ -66,16 +63,5 @@ impl Source for Tables {
 
     async fn relay(&self, stopped: watch::Receiver<bool>) -> Result<Report> {
         Ok(self.relay.run(stop(stopped)).await?.into())
-    }
-}
-
-impl From<RelayReport> for Report {
-    fn from(report: RelayReport) -> Self {
-        Self {
-            messages: report.messages,
-            rows: report.rows,
-            failures: report.failures,
-            set_aside: report.set_aside,
-        }
     }
 }

@@ -1,14 +1,10 @@
-//! An HTTP proxy before a server that answers wrongly when it is told to.
+//! A proxy before a server of SQS or SNS that answers wrongly when it is told to.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use streams_services::{Http, Step};
 
 #[path = "form.rs"]
 mod form;
@@ -41,38 +37,26 @@ struct State {
 
 /// Passes requests on to a server; ends when it is dropped.
 pub(crate) struct HttpProxy {
-    address: SocketAddr,
+    proxy: streams_services::HttpProxy,
     state: Arc<Mutex<State>>,
-    listener: JoinHandle<()>,
 }
 
 impl HttpProxy {
     /// Before the server at this endpoint.
     pub(crate) async fn start(endpoint: &str) -> Self {
-        let server: SocketAddr = endpoint.trim_start_matches("http://").parse().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let server = endpoint.trim_start_matches("http://").parse().unwrap();
         let state: Arc<Mutex<State>> = Arc::default();
         let shared = state.clone();
-        let listener = tokio::spawn(async move {
-            loop {
-                let (client, _) = listener.accept().await.unwrap();
-                let state = shared.clone();
-                tokio::spawn(async move {
-                    // A connection that breaks is the client's to notice.
-                    let _ = serve(client, server, state).await;
-                });
-            }
-        });
+        let rule = move |request: &mut Http| step(request, &shared);
+        let proxy = streams_services::HttpProxy::start(server, rule).await;
         Self {
-            address,
+            proxy: proxy.unwrap(),
             state,
-            listener,
         }
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        self.proxy.endpoint()
     }
 
     /// The next requests for this operation fail, each in one of these ways.
@@ -94,82 +78,54 @@ impl HttpProxy {
     }
 }
 
-impl Drop for HttpProxy {
-    fn drop(&mut self) {
-        self.listener.abort();
-    }
-}
-
-async fn serve(client: TcpStream, server: SocketAddr, state: Arc<Mutex<State>>) -> io::Result<()> {
-    let mut client = BufReader::new(client);
-    while let Some(mut request) = read(&mut client).await? {
-        let (operation, mut body) = asked(&request);
-        let fault = {
-            let mut state = state.lock().unwrap();
-            state.requests.push((operation.clone(), body.clone()));
-            let faults = state.faults.get_mut(operation.as_str());
-            faults.and_then(VecDeque::pop_front)
-        };
-        let is_form = request.is_form();
-        match &fault {
-            Some(Fault::Refuse(status, code)) => {
-                let refusal = answer(*status, refusal(is_form, code, "as told"));
-                client.get_mut().write_all(&refusal).await?;
-                continue;
-            }
-            Some(Fault::RefuseWith(status, code, reason)) => {
-                let refusal = answer(*status, refusal(is_form, code, reason));
-                client.get_mut().write_all(&refusal).await?;
-                continue;
-            }
-            Some(Fault::Reset) => return Ok(()),
-            Some(Fault::Stall) => std::future::pending::<()>().await,
-            Some(Fault::FailEntries(ids, ..)) => {
-                request.body = if is_form {
-                    form::without(&body, ids).into_bytes()
-                } else {
-                    let entries = body["Entries"].as_array_mut().unwrap();
-                    entries.retain(|entry| !ids.contains(&entry["Id"].as_str().unwrap()));
-                    body.to_string().into_bytes()
-                };
-                request
-                    .head
-                    .retain(|line| !line.to_ascii_lowercase().starts_with("content-length:"));
-                let length = format!("content-length: {}", request.body.len());
-                request.head.push(length);
-            }
-            _ => {}
+/// What the next fault for the operation makes of a request.
+fn step(request: &mut Http, state: &Mutex<State>) -> Step {
+    let (operation, mut body) = asked(request);
+    let fault = {
+        let mut state = state.lock().unwrap();
+        state.requests.push((operation.clone(), body.clone()));
+        let faults = state.faults.get_mut(operation.as_str());
+        faults.and_then(VecDeque::pop_front)
+    };
+    let is_form = is_form(request);
+    let edit = |edit: Box<dyn FnOnce(&mut Value) + Send>| {
+        Step::Edit(Box::new(move |answer| {
+            let mut body = serde_json::from_slice(answer.body()).unwrap_or_default();
+            edit(&mut body);
+            answer.set_body(body.to_string());
+        }))
+    };
+    match fault {
+        None => Step::Pass,
+        Some(Fault::Refuse(status, code)) => refusal(is_form, status, code, "as told"),
+        Some(Fault::RefuseWith(status, code, reason)) => refusal(is_form, status, code, reason),
+        Some(Fault::Reset) => Step::Reset,
+        Some(Fault::LoseAnswer) => Step::LoseAnswer,
+        Some(Fault::Stall) => Step::Stall,
+        Some(Fault::FailEntries(ids, code, ours)) if is_form => {
+            request.set_body(form::without(&body, ids));
+            Step::Edit(Box::new(move |answer| {
+                let text = String::from_utf8(answer.body().to_vec()).unwrap();
+                answer.set_body(form::with_failed(&text, ids, code, ours));
+            }))
         }
-        let mut upstream = TcpStream::connect(server).await?;
-        upstream.write_all(&request.bytes()).await?;
-        let Some(mut response) = read(&mut BufReader::new(upstream)).await? else {
-            return Ok(());
-        };
-        match fault {
-            Some(Fault::LoseAnswer) => return Ok(()),
-            Some(Fault::FailEntries(ids, code, ours)) if is_form => {
-                let text = String::from_utf8(response.body).unwrap();
-                response.body = form::with_failed(&text, ids, code, ours).into_bytes();
-            }
-            Some(Fault::FailEntries(ids, code, ours)) => response.edit(|answer| {
-                let fail =
-                    |id| json!({"Id": id, "Code": code, "SenderFault": ours, "Message": "as told"});
+        Some(Fault::FailEntries(ids, code, ours)) => {
+            let entries = body["Entries"].as_array_mut().unwrap();
+            entries.retain(|entry| !ids.contains(&entry["Id"].as_str().unwrap()));
+            request.set_body(body.to_string());
+            let fail = move |id| json!({"Id": id, "Code": code, "SenderFault": ours, "Message": "as told"});
+            edit(Box::new(move |answer| {
                 answer["Failed"] = ids.iter().map(fail).collect();
-            }),
-            Some(Fault::Edit(edit)) => response.edit(edit),
-            _ => {}
+            }))
         }
-        let status = response.head[0].split(' ').nth(1).unwrap_or("500");
-        let answer = answer(status.parse().unwrap(), response.body);
-        client.get_mut().write_all(&answer).await?;
+        Some(Fault::Edit(change)) => edit(Box::new(change)),
     }
-    Ok(())
 }
 
 /// The operation that is asked for, and with what: SQS is asked in JSON, SNS by a form.
 fn asked(request: &Http) -> (String, Value) {
-    if request.is_form() {
-        let fields = form::fields(&request.body);
+    if is_form(request) {
+        let fields = form::fields(request.body());
         let operation = fields["Action"].as_str().unwrap().to_owned();
         return (operation, fields);
     }
@@ -177,90 +133,24 @@ fn asked(request: &Http) -> (String, Value) {
     let operation = operation.trim_start_matches("AmazonSQS.").to_owned();
     (
         operation,
-        serde_json::from_slice(&request.body).unwrap_or_default(),
+        serde_json::from_slice(request.body()).unwrap_or_default(),
     )
 }
 
-fn refusal(is_form: bool, code: &str, reason: &str) -> Vec<u8> {
-    let text = if is_form {
-        format!(
+fn is_form(request: &Http) -> bool {
+    let content_type = request.header("content-type").unwrap_or_default();
+    content_type.starts_with("application/x-www-form-urlencoded")
+}
+
+fn refusal(is_form: bool, status: u16, code: &str, reason: &str) -> Step {
+    Step::Answer(if is_form {
+        let body = format!(
             "<ErrorResponse><Error><Type>Receiver</Type><Code>{code}</Code><Message>{reason}</Message>\
              </Error><RequestId>1</RequestId></ErrorResponse>"
-        )
+        );
+        Http::answer(status, "text/xml", body)
     } else {
-        json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": reason}).to_string()
-    };
-    text.into_bytes()
-}
-
-/// A request or an answer.
-struct Http {
-    head: Vec<String>,
-    body: Vec<u8>,
-}
-
-impl Http {
-    fn is_form(&self) -> bool {
-        let content_type = self.header("content-type").unwrap_or_default();
-        content_type.starts_with("application/x-www-form-urlencoded")
-    }
-
-    fn edit(&mut self, edit: impl FnOnce(&mut Value)) {
-        let mut answer = serde_json::from_slice(&self.body).unwrap_or_default();
-        edit(&mut answer);
-        self.body = answer.to_string().into_bytes();
-    }
-
-    fn header(&self, name: &str) -> Option<String> {
-        let lines = self.head.iter().filter_map(|line| line.split_once(':'));
-        let mut of_name = lines.filter(|(other, _)| other.eq_ignore_ascii_case(name));
-        of_name.next().map(|(_, value)| value.trim().to_owned())
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.head.join("\r\n").into_bytes();
-        bytes.extend(b"\r\n\r\n");
-        bytes.extend(&self.body);
-        bytes
-    }
-}
-
-async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Http>> {
-    let mut head = Vec::new();
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).await? == 0 {
-            return Ok(None);
-        }
-        match line.trim_end() {
-            "" => break,
-            line => head.push(line.to_owned()),
-        }
-    }
-    let mut http = Http {
-        head,
-        body: Vec::new(),
-    };
-    let length = http.header("content-length");
-    let length = length.map_or(0, |length| length.parse().unwrap());
-    http.body.resize(length, 0);
-    stream.read_exact(&mut http.body).await?;
-    Ok(Some(http))
-}
-
-fn answer(status: u16, body: Vec<u8>) -> Vec<u8> {
-    let kind = if body.starts_with(b"<") {
-        "text/xml"
-    } else {
-        "application/x-amz-json-1.0"
-    };
-    let http = Http {
-        head: vec![
-            format!("HTTP/1.1 {status} So"),
-            format!("content-type: {kind}"),
-            format!("content-length: {}", body.len()),
-        ],
-        body,
-    };
-    http.bytes()
+        let body = json!({"__type": format!("com.amazonaws.sqs#{code}"), "message": reason});
+        Http::answer(status, "application/x-amz-json-1.0", body.to_string())
+    })
 }

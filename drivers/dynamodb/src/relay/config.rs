@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streams_core::{Backoff, Error, Result, Writer};
+use streams_core::{Backoff, Result, Writer};
+use streams_outbox::{Cleanup, Settings};
 
 use super::Relay;
 use crate::DRIVER;
@@ -12,9 +13,6 @@ use crate::outbox::Outbox;
 
 /// The shortest lease: below it, a slow answer would be taken for a crash.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
-
-/// The longest of all times.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// How a relay finds what was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,77 +24,13 @@ pub enum Mode {
     Streams,
 }
 
-/// What becomes of rows that were forwarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Cleanup {
-    /// They are deleted. The default.
-    Delete,
-    /// They are moved aside, and DynamoDB deletes them (by their TTL) after so long.
-    Keep(Duration),
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Config {
-    pub(crate) mode: Mode,
-    pub(crate) rows: u32,
-    pub(crate) bytes: usize,
-    pub(crate) lease: Duration,
-    pub(crate) attempts: u32,
-    pub(crate) row_backoff: Backoff,
-    pub(crate) destination_backoff: Backoff,
-    pub(crate) deferred: usize,
-    pub(crate) poll: (Duration, Duration),
-    pub(crate) cleanup: Cleanup,
-}
-
-impl Config {
-    /// How long one write may take. The lease is renewed when a third of it has gone, so what is left
-    /// when a write begins is longer.
-    pub(crate) fn write_limit(&self) -> Duration {
-        self.lease / 2
-    }
-
-    fn validate(&self) -> Result<()> {
-        let refuse = |problem: &str| Err(Error::invalid_config(problem));
-        if !(1..=5_000).contains(&self.rows) {
-            return refuse("`rows` must be between 1 and 5,000");
-        }
-        if self.bytes == 0 {
-            return refuse("`bytes` must not be 0");
-        }
-        if !(SHORTEST_LEASE..=LONGEST).contains(&self.lease) {
-            return refuse("`lease` must be at least 1 s, and at most 100 years");
-        }
-        if self.attempts == 0 {
-            return refuse("`attempts` must be at least 1");
-        }
-        if self.deferred == 0 {
-            return refuse("`deferred` must be at least 1");
-        }
-        let (shortest, longest) = self.poll;
-        if shortest < Duration::from_millis(1) || longest < shortest || longest > LONGEST {
-            return refuse(
-                "the poll interval must begin at 1 ms or more and not end below its beginning",
-            );
-        }
-        if matches!(self.cleanup, Cleanup::Keep(time) if time.is_zero() || time > LONGEST) {
-            return refuse(
-                "the time that rows are kept must be between 1 ms and 100 years; to keep none, \
-                 take `Cleanup::Delete`",
-            );
-        }
-        self.row_backoff.validate()?;
-        self.destination_backoff.validate()
-    }
-}
-
 /// Builds a [`Relay`].
 #[must_use = "a builder makes nothing until `build`"]
 pub struct RelayBuilder {
     outbox: Outbox,
     writer: Arc<dyn Writer>,
-    config: Config,
+    config: Settings,
+    mode: Mode,
 }
 
 impl RelayBuilder {
@@ -104,25 +38,15 @@ impl RelayBuilder {
         Self {
             outbox,
             writer,
-            config: Config {
-                mode: Mode::Query,
-                rows: 500,
-                bytes: 4 << 20,
-                lease: Duration::from_secs(30),
-                attempts: 10,
-                row_backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
-                destination_backoff: Backoff::default(),
-                deferred: 10_000,
-                poll: (Duration::from_millis(10), Duration::from_secs(1)),
-                cleanup: Cleanup::Delete,
-            },
+            config: Settings::default(),
+            mode: Mode::Query,
         }
     }
 
     /// Sets how committed messages are found; the default is [`Mode::Query`]. All relays of an outbox
     /// should be of one mode: those of different modes do not share the work, and relay all twice.
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.config.mode = mode;
+        self.mode = mode;
         self
     }
 
@@ -196,13 +120,12 @@ impl RelayBuilder {
     /// [`InvalidConfig`](streams_core::ErrorKind::InvalidConfig) for a setting out of the range that
     /// its method names.
     pub fn build(self) -> Result<Relay> {
-        self.config
-            .validate()
-            .map_err(|error| error.driver(DRIVER))?;
+        self.config.validate(DRIVER, SHORTEST_LEASE)?;
         Ok(Relay {
             outbox: self.outbox,
             writer: self.writer,
             config: self.config,
+            mode: self.mode,
         })
     }
 }

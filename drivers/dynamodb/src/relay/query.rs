@@ -8,12 +8,13 @@
 use std::sync::Arc;
 
 use streams_core::Result;
+use streams_outbox::Poll;
 use streams_outbox::stop::told;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::is_final;
-use super::session::{DATABASE_BACKOFF, Poll, Session, Shared, Step};
+use super::session::{DATABASE_BACKOFF, Session, Shared, Step};
 use crate::outbox::row::ready;
 
 /// How the parts of a relay by query begin.

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use streams_core::{Backoff, Error, ErrorKind, Result, Writer};
 use streams_outbox::stop::told;
-use streams_outbox::{Deferred, Row, Terms, pass};
+use streams_outbox::{Cleanup, Deferred, Row, Settings, pass};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
-use super::config::{Cleanup, Config};
+use super::config::Mode;
 use super::is_final;
 use super::leases::Leases;
 use super::metrics::Metrics;
@@ -25,7 +25,8 @@ pub(crate) const DATABASE_BACKOFF: Backoff =
 pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) writer: Arc<dyn Writer>,
-    pub(crate) config: Config,
+    pub(crate) config: Settings,
+    pub(crate) mode: Mode,
     pub(crate) metrics: Metrics,
     pub(crate) leases: Leases,
     /// How many messages were written, in all parts.
@@ -65,7 +66,7 @@ impl Session {
         }
     }
 
-    pub(crate) fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Settings {
         &self.shared.config
     }
 
@@ -121,27 +122,19 @@ impl Session {
     }
 
     /// Writes rows, and settles them.
-    pub(crate) async fn forward(&mut self, mut rows: Vec<Row>) -> Result<Step> {
+    pub(crate) async fn forward(&mut self, rows: Vec<Row>) -> Result<Step> {
         let shared = self.shared.clone();
         let config = &shared.config;
         let mut raw_data = HashMap::new();
         if matches!(config.cleanup, Cleanup::Keep(_)) {
-            let kept = rows.iter_mut();
-            raw_data.extend(kept.map(|row| (row.id.clone(), std::mem::take(&mut row.raw_data))));
+            let kept = rows.iter();
+            raw_data.extend(kept.map(|row| (row.id.clone(), row.raw_data().clone())));
         }
         // Other parts have written since this one could not: it is not the destination.
         let written = shared.written.load(Ordering::Relaxed);
         let proven = self.downs > 0 && written > self.written_before;
-        let limit = config.write_limit();
-        shared.leases.held_for(limit).await?;
-        let terms = Terms {
-            driver: DRIVER,
-            advice: "raise `lease`, of which one write may take half, or lower `rows` and `bytes`",
-            attempts: config.attempts,
-            backoff: config.row_backoff,
-            limit,
-            proven,
-        };
+        let terms = config.terms(DRIVER, proven);
+        shared.leases.held_for(terms.limit).await?;
         let mut pass = pass(rows, &*shared.writer, &self.deferred, terms).await;
         shared.written.fetch_add(pass.written, Ordering::Relaxed);
         shared.metrics.count(&pass);
@@ -194,35 +187,5 @@ pub(crate) async fn rest(until: Instant, stopped: &mut watch::Receiver<bool>) {
     tokio::select! {
         () = sleep_until(until) => {}
         () = told(stopped) => {}
-    }
-}
-
-/// How long to wait for the next look: longer each time that nothing was there.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Poll {
-    shortest: Duration,
-    longest: Duration,
-    next: Duration,
-}
-
-impl Poll {
-    pub(crate) fn new(shortest: Duration, longest: Duration) -> Self {
-        Self {
-            shortest,
-            longest,
-            next: shortest,
-        }
-    }
-
-    /// Nothing was there: wait so long.
-    pub(crate) fn empty(&mut self) -> Duration {
-        let now = self.next;
-        self.next = (now * 2).min(self.longest);
-        now
-    }
-
-    /// Something was there.
-    pub(crate) fn found(&mut self) {
-        self.next = self.shortest;
     }
 }

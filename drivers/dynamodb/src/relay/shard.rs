@@ -14,14 +14,14 @@ use aws_sdk_dynamodbstreams::types::{
 };
 use bytes::Bytes;
 use streams_core::{Error, ErrorKind, Result};
-use streams_outbox::Row;
 use streams_outbox::stop::told;
+use streams_outbox::{Poll, Row};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::is_final;
 use super::query::is_lost;
-use super::session::{DATABASE_BACKOFF, Poll, Session, Shared, Step, rest};
+use super::session::{DATABASE_BACKOFF, Session, Shared, Step, rest};
 use super::shards::{PART, Start};
 use crate::DRIVER;
 use crate::error::{code, error};

@@ -9,10 +9,9 @@ use aws_sdk_dynamodb::types::{
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use streams_core::{Backoff, Result};
-use streams_outbox::{Rest, Row, Verdict};
+use streams_outbox::{Cleanup, Rest, Row, Verdict};
 use tokio::time::sleep;
 
-use super::config::Cleanup;
 use crate::DRIVER;
 use crate::error::{code, error, transaction};
 use crate::item::{Item, bytes, get_bytes, get_number, get_text, item, number, text};

@@ -131,7 +131,7 @@ impl Work {
     /// The parts that may be worked at now.
     async fn parts(&mut self, view: &View) -> Result<Vec<String>> {
         let outbox = &self.shared.store.outbox;
-        if self.shared.config.mode == Mode::Query {
+        if self.shared.mode == Mode::Query {
             return Ok(query::parts(outbox.partitions().await?));
         }
         let open = |stream: &Stream| !shards::open(&stream.shards, view).is_empty();

@@ -5,13 +5,11 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem};
 use streams_core::Message;
 use streams_dynamodb::{DynamoDb, DynamoDbBuilder, NewTables, Outbox, OutboxBuilder};
+pub(crate) use streams_outbox::testing::LONG;
 use streams_services::Service;
 use tokio::time::timeout;
 
 use crate::proxy::HttpProxy;
-
-/// How long something may take on a busy machine before it is taken to have failed.
-pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// A connection to a local server, which takes any access key.
 pub(crate) fn connection(endpoint: &str) -> DynamoDbBuilder {

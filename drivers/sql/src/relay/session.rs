@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use streams_core::{Backoff, Error, ErrorKind, Result, StreamName};
-use streams_outbox::{Deferred, Pass, Row, Terms, pass};
+use streams_outbox::{Deferred, Pass, Row, Settings, pass};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -12,7 +12,7 @@ use super::lease::Lease;
 use super::metrics::Metrics;
 use super::store::{Store, Window};
 use super::wake::Wake;
-use super::{Config, Relay, RelayReport, is_final};
+use super::{Relay, RelayReport, is_final};
 use crate::DRIVER;
 use crate::database::Database;
 
@@ -135,7 +135,8 @@ impl<'a, DB: Database> Session<'a, DB> {
     /// Writes rows, then tells the database.
     async fn forward(&self, rows: Vec<Row>) -> (Pass, Result<()>) {
         let writer = &*self.run.relay.writer;
-        let pass = pass(rows, writer, &self.deferred, self.terms()).await;
+        let terms = self.config().terms(DRIVER, self.proven);
+        let pass = pass(rows, writer, &self.deferred, terms).await;
         let settled = self.settle(&pass).await;
         (pass, settled)
     }
@@ -182,24 +183,12 @@ impl<'a, DB: Database> Session<'a, DB> {
         Ok((rows, last, next))
     }
 
-    fn config(&self) -> &Config {
+    fn config(&self) -> &Settings {
         &self.run.relay.config
     }
 
     fn is_full(&self) -> bool {
         self.deferred.size() >= self.config().deferred
-    }
-
-    fn terms(&self) -> Terms {
-        let config = self.config();
-        Terms {
-            driver: DRIVER,
-            advice: "raise `lease`, of which one write may take half, or lower `rows` and `bytes`",
-            attempts: config.attempts,
-            backoff: config.row_backoff,
-            limit: config.write_limit(),
-            proven: self.proven,
-        }
     }
 
     /// Tells the database, again and again while the lease is held: what was written must not be

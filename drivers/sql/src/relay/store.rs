@@ -9,10 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Connection as _};
 use streams_core::Result;
-use streams_outbox::{Row, Verdict};
+use streams_outbox::{Cleanup, Row, Verdict};
 use tokio::time::timeout;
 
-use super::config::Cleanup;
 use super::named::{self, list};
 use super::statement::{
     LIMIT, connection, end, execute, failed, fetch, fetch_along_the_index, millis,

@@ -86,7 +86,7 @@ impl From<&Row> for Wanted {
         Self {
             id: row.id.clone(),
             attempts: row.attempts,
-            size: row.raw_data.len(),
+            size: row.raw_data().len(),
             raw_data: None,
         }
     }

@@ -1,12 +1,11 @@
 //! A queue for the conformance kit.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Pool;
 use sqlx::pool::PoolOptions;
-use streams_core::{AnyDriver, Delivery, Error, ErrorKind, Result, StreamName, async_trait};
-use streams_services::{Proxy, Server};
+use streams_core::{AnyDriver, Delivery, Result, StreamName, async_trait};
+use streams_services::{Faults, Proxy, Server};
 use streams_sql::{SqlQueue, SqlQueueBuilder};
 use streams_testkit::{Harness, Network, ReaderProcess, this_test};
 
@@ -33,11 +32,6 @@ pub(crate) struct OnDatabase<DB: TestDatabase> {
     /// One for all, where there is one process as a rule.
     shared: Option<SqlQueue<DB>>,
     faults: Option<Faults>,
-}
-
-struct Faults {
-    server: Arc<Server>,
-    proxy: Proxy,
 }
 
 impl<DB: TestDatabase> OnDatabase<DB> {
@@ -75,10 +69,7 @@ impl<DB: TestDatabase> OnDatabase<DB> {
         let direct = server.address().to_string();
         let url = server.url().replace(&direct, &proxy.address().to_string());
         let mut this = Self::new(&url, Settings::Plain).await;
-        this.faults = Some(Faults {
-            server: Arc::new(server),
-            proxy,
-        });
+        this.faults = Some(Faults::new(move || server.restart(), proxy));
         this
     }
 
@@ -159,32 +150,4 @@ impl<DB: TestDatabase> Harness for OnDatabase<DB> {
             Settings::Retention => process.env(RETENTION, "1"),
         })
     }
-}
-
-#[async_trait]
-impl streams_testkit::Server for Faults {
-    async fn restart(&self) -> Result<()> {
-        let server = self.server.clone();
-        tokio::task::spawn_blocking(move || server.restart())
-            .await
-            .map_err(failed)?
-            .map_err(failed)
-    }
-}
-
-#[async_trait]
-impl Network for Faults {
-    async fn cut(&self) -> Result<()> {
-        self.proxy.cut();
-        Ok(())
-    }
-
-    async fn mend(&self, latency: Duration) -> Result<()> {
-        self.proxy.mend(latency);
-        Ok(())
-    }
-}
-
-fn failed(error: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Other, error.to_string())
 }
