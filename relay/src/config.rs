@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use streams_core::{Error, Result};
+#[cfg(feature = "redis")]
+use streams_core::{ReadOptions, StreamName};
 use streams_sql::Cleanup;
 use tracing_subscriber::EnvFilter;
 
@@ -41,6 +43,8 @@ pub(crate) struct Source {
     pub(crate) wal: Wal,
     #[cfg(feature = "dynamodb")]
     pub(crate) dynamodb: DynamoDb,
+    #[cfg(feature = "redis")]
+    pub(crate) redis: Redis,
     pub(crate) connections: u32,
     pub(crate) connect_timeout: Duration,
 }
@@ -67,6 +71,7 @@ pub(crate) enum Database {
     MySql,
     Sqlite,
     DynamoDb,
+    Redis,
 }
 
 /// How the source is watched.
@@ -93,6 +98,14 @@ pub(crate) struct DynamoDb {
     pub(crate) partitions: u32,
 }
 
+/// What is read of Redis. Of another database it is empty.
+#[derive(Debug)]
+#[cfg(feature = "redis")]
+pub(crate) struct Redis {
+    pub(crate) streams: Vec<StreamName>,
+    pub(crate) group: String,
+}
+
 /// The settings that others have no use for.
 const NOT_WAL: [&str; 2] = ["relay.poll_interval", "relay.listen"];
 const ONLY_WAL: [&str; 3] = ["wal.slot", "wal.publication", "wal.manage"];
@@ -101,6 +114,17 @@ const NOT_DYNAMODB: [&str; 3] = [
     "source.connections",
     "source.connect_timeout",
     "relay.listen",
+];
+const ONLY_REDIS: [&str; 2] = ["redis.streams", "redis.group"];
+const NOT_REDIS: [&str; 8] = [
+    "source.table",
+    "source.mode",
+    "source.connections",
+    "source.connect_timeout",
+    "relay.deferred",
+    "relay.poll_interval",
+    "relay.listen",
+    "relay.keep",
 ];
 
 /// How log events are written.
@@ -184,15 +208,29 @@ impl Source {
             Some("mysql" | "mariadb") => Database::MySql,
             Some("sqlite") => Database::Sqlite,
             Some("dynamodb") => Database::DynamoDb,
+            // Also `redis+cluster` and the like, which the driver knows.
+            Some(scheme) if matches!(scheme.split('+').next(), Some("redis" | "rediss")) => {
+                Database::Redis
+            }
             _ => {
                 return Err(values.wrong(
                     "source.url",
                     "begins with no database that this program knows; write \
                      postgres://user:password@host/database, mysql://user:password@host/database, \
-                     sqlite://file or dynamodb:?region=eu-west-1",
+                     sqlite://file, dynamodb:?region=eu-west-1 or redis://user:password@host",
                 ));
             }
         };
+        let useless: [&[&str]; 3] = match database {
+            Database::Postgres | Database::MySql | Database::Sqlite => {
+                [&ONLY_DYNAMODB, &ONLY_REDIS, &[]]
+            }
+            Database::DynamoDb => [&NOT_DYNAMODB, &ONLY_REDIS, &[]],
+            Database::Redis => [&NOT_REDIS, &ONLY_DYNAMODB, &ONLY_WAL],
+        };
+        if let Some(name) = useless.concat().iter().find(|name| values.is_given(name)) {
+            return Err(values.wrong(name, "is of no use with this `source.url`; leave it out"));
+        }
         let modes = [
             ("poll", Mode::Poll),
             ("wal", Mode::Wal),
@@ -221,13 +259,6 @@ impl Source {
                 "is of no use in this `source.mode`; leave it out, or take the other mode",
             ));
         }
-        let of_database = match database {
-            Database::DynamoDb => &NOT_DYNAMODB[..],
-            Database::Postgres | Database::MySql | Database::Sqlite => &ONLY_DYNAMODB[..],
-        };
-        if let Some(name) = of_database.iter().find(|name| values.is_given(name)) {
-            return Err(values.wrong(name, "is of no use with this `source.url`; leave it out"));
-        }
         Ok(Self {
             database,
             url: url.to_owned(),
@@ -243,9 +274,56 @@ impl Source {
                 leases_table: values.need("dynamodb.leases_table")?.to_owned(),
                 partitions: number(values, "dynamodb.partitions", 1, 1024)?,
             },
+            #[cfg(feature = "redis")]
+            redis: Redis::new(values, database)?,
             connections: number(values, "source.connections", 3, 1000)?,
             connect_timeout: duration(values, "source.connect_timeout")?,
         })
+    }
+}
+
+#[cfg(feature = "redis")]
+impl Redis {
+    fn new(values: &Values, database: Database) -> Result<Self> {
+        let group = values.need("redis.group")?.to_owned();
+        let mut streams = Vec::new();
+        if database != Database::Redis {
+            return Ok(Self { streams, group });
+        }
+        for name in values.need("redis.streams")?.split(',') {
+            let name = StreamName::new(name.trim()).map_err(|_| {
+                values.wrong(
+                    "redis.streams",
+                    "has a name that no stream can have; give names with commas between them, as in \
+                     orders, payments",
+                )
+            })?;
+            if streams.contains(&name) {
+                return Err(values.wrong("redis.streams", "has a name twice; leave one out"));
+            }
+            ReadOptions::new(&name)?.group(&group).map_err(|_| {
+                values.wrong(
+                    "redis.group",
+                    "cannot be the name of a group; take one without white space and any of *?[]",
+                )
+            })?;
+            streams.push(name);
+        }
+        Ok(Self { streams, group })
+    }
+}
+
+impl Source {
+    /// What is read, for the log.
+    pub(crate) fn reads(&self) -> String {
+        match self.database {
+            #[cfg(feature = "redis")]
+            Database::Redis => {
+                let streams: Vec<_> = self.redis.streams.iter().map(StreamName::as_str).collect();
+                format!("{} as {}", streams.join(", "), self.redis.group)
+            }
+            _ => format!("{} by {:?}", self.table, self.mode),
+        }
     }
 }
 
@@ -287,8 +365,7 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source")
             .field("database", &self.database)
-            .field("table", &self.table)
-            .field("mode", &self.mode)
+            .field("reads", &self.reads())
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use streams_amazon::Sns;
 #[cfg(feature = "sqs")]
 use streams_amazon::Sqs;
 use streams_chanbuf::Chanbuf;
-#[cfg(any(feature = "kafka", feature = "sns", feature = "sqs"))]
+#[cfg(any(feature = "kafka", feature = "redis", feature = "sns", feature = "sqs"))]
 use streams_core::OpenDriver;
 use streams_core::{
     Capabilities, Driver as _, DriverRegistry, DriverUrl, Message, Result, WriteError, Writer,
@@ -16,6 +16,8 @@ use streams_core::{
 };
 #[cfg(feature = "kafka")]
 use streams_kafka::Kafka;
+#[cfg(feature = "redis")]
+use streams_redis::Redis;
 
 use crate::config::{Config, of_setting};
 use crate::stdout::StandardOutput;
@@ -27,6 +29,8 @@ fn drivers() -> DriverRegistry {
         .with::<StandardOutput>();
     #[cfg(feature = "kafka")]
     let drivers = drivers.with::<Kafka>();
+    #[cfg(feature = "redis")]
+    let drivers = drivers.with::<Redis>();
     #[cfg(feature = "sns")]
     let drivers = drivers.with::<Sns>();
     #[cfg(feature = "sqs")]
@@ -40,6 +44,8 @@ pub(crate) async fn check(url: &str) -> Result<()> {
     match url.scheme() {
         #[cfg(feature = "kafka")]
         scheme if Kafka::SCHEMES.contains(&scheme) => Kafka::open(&url).await?.connect().await,
+        #[cfg(feature = "redis")]
+        scheme if Redis::SCHEMES.contains(&scheme) => Redis::open(&url).await?.connect().await,
         #[cfg(feature = "sns")]
         scheme if Sns::SCHEMES.contains(&scheme) => Sns::open(&url).await?.connect().await,
         #[cfg(feature = "sqs")]

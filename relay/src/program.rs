@@ -11,7 +11,7 @@ use streams_core::{Error, ErrorKind, Result, Writer as _};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Config, scheme};
+use crate::config::{Config, Database, scheme};
 use crate::destination::{self, Destination};
 use crate::signals::Signals;
 use crate::source::{self, Report, Source};
@@ -81,7 +81,8 @@ fn with_causes(error: &Error) -> String {
     // What is a method of the library is a flag here.
     let mut text = error
         .to_string()
-        .replace("call `migrate`", "run streams-relay with --migrate");
+        .replace("call `migrate`", "run streams-relay with --migrate")
+        .replace("for all with `Redis::set_lease`", "for all with --migrate");
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
@@ -105,7 +106,10 @@ async fn chores(config: &Config, source: &dyn Source) -> Result<Ended> {
     let mut done = String::new();
     if config.task.migrate {
         source.migrate().await?;
-        done.push_str("the tables are up to date\n");
+        done.push_str(match config.source.database {
+            Database::Redis => "the streams are there\n",
+            _ => "the tables are up to date\n",
+        });
     }
     if config.task.check {
         source.check().await?;
@@ -141,8 +145,7 @@ async fn serve(
     }
     tracing::info!(
         database = ?config.source.database,
-        table = config.source.table,
-        mode = ?config.source.mode,
+        reads = config.source.reads(),
         destination = scheme(&config.destination),
         "the relay starts"
     );

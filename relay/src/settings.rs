@@ -57,7 +57,7 @@ const fn setting(
 #[rustfmt::skip]
 pub(crate) static SETTINGS: &[Setting] = &[
     setting("source.url", "URL", None,
-        "the database: postgres://, mysql:// (MariaDB too), sqlite:// or dynamodb:"),
+        "the database: postgres://, mysql:// (MariaDB too), sqlite://, dynamodb: or redis://"),
     setting("source.table", "NAME", Some("streams_egress"),
         "the table of the outbox"),
     setting("source.mode", "poll|wal|streams", Some("poll"),
@@ -71,7 +71,7 @@ pub(crate) static SETTINGS: &[Setting] = &[
     setting("relay.bytes", "SIZE", Some("4MiB"),
         "most bytes of them; four times as much is held"),
     setting("relay.lease", "DURATION", Some("30s"),
-        "how long it stays the active one without a sign of life; one write may take half"),
+        "how long after its last sign of life another takes over; one write may take half"),
     setting("relay.attempts", "N", Some("10"),
         "after how many a row is set aside"),
     setting("relay.row_backoff", "FROM..TO", Some("1s..1m"),
@@ -96,8 +96,12 @@ pub(crate) static SETTINGS: &[Setting] = &[
         "dynamodb: the table of leases and checkpoints"),
     setting("dynamodb.partitions", "N", Some("8"),
         "dynamodb: among how many partitions messages are spread, in a table that --migrate makes"),
+    setting("redis.streams", "NAMES", None,
+        "redis: the streams that are read, with commas between them"),
+    setting("redis.group", "NAME", Some("streams-relay"),
+        "redis: the consumer group that all relays of these streams are in"),
     setting("destination.url", "URL", None,
-        "where the messages go: kafka://, stdout: or, to try, chanbuf:"),
+        "where the messages go: kafka://, sqs:, sns:, redis://, stdout: or, to try, chanbuf:"),
     setting("http.listen", "ADDRESS|off", Some("127.0.0.1:9465"),
         "where /healthz, /readyz and /metrics are served"),
     setting("log.format", "text|json", Some("text"),
@@ -369,6 +373,7 @@ pub(crate) fn help() -> String {
     for one in SETTINGS {
         let default = match one.default {
             Some(value) => format!("default: {value}"),
+            None if one.name == "redis.streams" => "needed with redis".to_owned(),
             None => "needed".to_owned(),
         };
         let (flag, takes, help) = (one.flag(), one.takes, one.help);
@@ -379,7 +384,7 @@ pub(crate) fn help() -> String {
 }
 
 const HELP: &str = "\
-Moves the messages of a transactional outbox to another place.
+Moves the messages of a transactional outbox, or of streams of Redis, to another place.
 
 usage: streams-relay [--config FILE] [SETTING]...
 

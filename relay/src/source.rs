@@ -2,6 +2,10 @@
 
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
+#[cfg(feature = "redis")]
+mod forward;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +19,13 @@ use tokio::sync::watch;
 
 use crate::config::{self, Config, Database, Mode, of_setting};
 
-/// An outbox and what moves its rows to the destination.
+/// An outbox or streams, and what moves their messages to the destination.
 #[async_trait]
 pub(crate) trait Source: Send + Sync {
-    /// Makes or upgrades the tables.
+    /// Makes or upgrades the tables, or makes the streams.
     async fn migrate(&self) -> Result<()>;
 
-    /// Connects, and checks the tables.
+    /// Connects, and checks the tables where there are some.
     async fn check(&self) -> Result<()>;
 
     /// Relays until it is stopped.
@@ -86,6 +90,12 @@ pub(crate) async fn open(config: &Config, writer: Arc<dyn Writer>) -> Result<Arc
         (Database::DynamoDb, _) => Err(Error::invalid_config(
             "this program was built without the source `dynamodb:`; build it with the feature \
              `dynamodb`",
+        )),
+        #[cfg(feature = "redis")]
+        (Database::Redis, _) => redis::open(config, writer),
+        #[cfg(not(feature = "redis"))]
+        (Database::Redis, _) => Err(Error::invalid_config(
+            "this program was built without the source `redis:`; build it with the feature `redis`",
         )),
     }
 }

@@ -14,6 +14,20 @@ use crate::group::millis;
 use crate::{Redis, message, reply, scripts};
 
 impl Redis {
+    /// Connects to the server or servers and logs in, so that wrong addresses and credentials show before
+    /// the first message. Nobody has to: whatever needs a connection opens it.
+    ///
+    /// # Errors
+    /// [`Unavailable`](streams_core::ErrorKind::Unavailable) or
+    /// [`Timeout`](streams_core::ErrorKind::Timeout) when nobody answers,
+    /// [`Permission`](streams_core::ErrorKind::Permission) when user and password are refused.
+    pub async fn connect(&self) -> Result<()> {
+        let mut ping = Cmd::new();
+        ping.arg("PING");
+        let _: Value = self.inner.link.command(&ping, "connect").await?;
+        Ok(())
+    }
+
     /// Makes a stream. One that exists is left as it is.
     ///
     /// # Errors

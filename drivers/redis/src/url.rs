@@ -391,7 +391,13 @@ fn files(url: &DriverUrl, tls: bool) -> Result<Files> {
 
 /// Host and port, as `host`, `host:6379` or `[::1]:6379`.
 fn address(text: &str, port: u16) -> Result<(String, u16)> {
-    let wrong = || bad("a host of the URL is none; write it like `host:6379`").with("host", text);
+    // It is not repeated: it is a password, if that has a `/` which is not escaped.
+    let wrong = || {
+        bad(
+            "a host of the URL is none; write it like `host:6379`, and special characters of user and \
+             password as %XX",
+        )
+    };
     let (host, rest) = match text.strip_prefix('[') {
         Some(rest) => rest.split_once(']').ok_or_else(wrong)?,
         None => text.split_at(text.find(':').unwrap_or(text.len())),

@@ -16,15 +16,15 @@ use crate::support::{
 };
 
 /// A topic of its own.
-struct Topic {
+pub(crate) struct Topic {
     kafka: Kafka,
-    name: StreamName,
+    pub(crate) name: StreamName,
     /// The URL of the destination.
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Topic {
-    fn new(brokers: &str) -> Self {
+    pub(crate) fn new(brokers: &str) -> Self {
         Self {
             kafka: Kafka::builder(brokers).build().unwrap(),
             name: StreamName::new(format!("payment.made.{}", ksuid().unwrap())).unwrap(),
@@ -37,7 +37,7 @@ impl Topic {
     }
 
     /// The ids that it has, by key, then deletes it.
-    async fn take(self) -> BTreeMap<String, Vec<String>> {
+    pub(crate) async fn take(self) -> BTreeMap<String, Vec<String>> {
         let mut options = ReadOptions::new(&self.name)
             .unwrap()
             .start_from(StartFrom::Earliest);

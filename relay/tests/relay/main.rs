@@ -8,6 +8,8 @@ mod dynamodb;
 mod kafka;
 mod mariadb;
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 mod settings;
 mod sqlite;
 mod support;

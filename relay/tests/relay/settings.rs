@@ -55,7 +55,7 @@ fn the_program_says_what_is_wrong_and_what_to_do() {
     const SIZE: &str = "is no size above 0; give a number of bytes, or one with KiB, MiB or GiB";
     const DATABASE: &str = "begins with no database that this program knows; write \
         postgres://user:password@host/database, mysql://user:password@host/database, \
-        sqlite://file or dynamodb:?region=eu-west-1";
+        sqlite://file, dynamodb:?region=eu-west-1 or redis://user:password@host";
     #[rustfmt::skip]
     let wrong: &[(&str, &str, &str)] = &[
         ("source.url", SECRET, DATABASE),
@@ -120,6 +120,77 @@ fn the_program_says_what_is_wrong_and_what_to_do() {
     }
 }
 
+/// Of Redis.
+#[cfg(feature = "redis")]
+#[test]
+fn streams_that_are_wrong_are_refused() {
+    const SOURCE: &str = "--source-url=redis://me:hunter2@host";
+    const USELESS: &str = "is of no use with this `source.url`; leave it out";
+    #[rustfmt::skip]
+    let table: &[(&[&str], &str)] = &[
+        (&[SOURCE],
+            "`redis.streams` is not set; set it in the file, as STREAMS_RELAY_REDIS_STREAMS or with --redis-streams"),
+        (&[SOURCE, "--redis-streams=a,,b"],
+            "`redis.streams` in the flag --redis-streams has a name that no stream can have; give names with commas \
+             between them, as in orders, payments"),
+        (&[SOURCE, "--redis-streams=a, b,a"],
+            "`redis.streams` in the flag --redis-streams has a name twice; leave one out"),
+        (&[SOURCE, "--redis-streams=a", "--redis-group="],
+            "`redis.group` in the flag --redis-group cannot be the name of a group; take one without white space and \
+             any of *?[]"),
+        (&["--source-url=redis://me:hunter2@host?lease_ms=2000", "--redis-streams=a"],
+            "`source.url` has the parameter `lease_ms`; set `relay.lease` instead"),
+        (&["--source-url=redis://me:hunter2@host?speed=hunter2", "--redis-streams=a"],
+            "`source.url` or `relay.lease` is wrong: redis: the URL has the parameter `speed`, which is not known; there \
+             are prefix, "),
+        (&["--source-url=redis+sentinel://me:hunter2/3@host", "--redis-streams=a"],
+            "`source.url` or `relay.lease` is wrong: redis: a host of the URL is none; write it like `host:6379`, and \
+             special characters of user and password as %XX"),
+        (&["--source-url=redis+pigeon://me:hunter2@host", "--redis-streams=a"],
+            "`source.url` or `relay.lease` is wrong: redis: the URL's scheme is `redis+pigeon`; use one of redis, "),
+        (&[SOURCE, "--redis-streams=a", "--relay-lease=100ms"],
+            "`source.url` or `relay.lease` is wrong: redis: the lease is too short to be kept up; use 500 ms or more, "),
+        (&[SOURCE, "--redis-streams=a", "--destination-url=redis://you:hunter2@host/0"],
+            "`source.url` and `destination.url` are the same place, where every message would come again; name another, \
+             or give the destination a `prefix` of its own"),
+        (&["--source-url=sqlite:a", "--destination-url=redis+sentinel://me:hunter2/3@host"],
+            "`destination.url` is wrong: redis: a host of the URL is none; "),
+        (&["--source-url=sqlite:a", "--destination-url=redis://me:hunter2@host?speed=hunter2"],
+            "`destination.url` is wrong: the driver `redis` has no URL parameter `speed`; it takes prefix, "),
+    ];
+    for (settings, start) in table {
+        let said = refusal(&[&["--destination-url=stdout:"], *settings].concat());
+        assert!(said.starts_with(start), "{said}");
+    }
+    for (name, value) in [
+        ("source-table", "a"),
+        ("source-mode", "poll"),
+        ("source-connections", "4"),
+        ("source-connect-timeout", "1s"),
+        ("relay-deferred", "10"),
+        ("relay-poll-interval", "1s..2s"),
+        ("relay-listen", "true"),
+        ("relay-keep", "7d"),
+        ("wal-slot", "mine"),
+        ("dynamodb-partitions", "2"),
+    ] {
+        let setting = format!("--{name}={value}");
+        let destination = "--destination-url=stdout:";
+        let said = refusal(&[SOURCE, "--redis-streams=a", destination, &setting]);
+        let end = format!(" in the flag --{name} {USELESS}");
+        assert!(said.ends_with(&end), "{said}");
+    }
+    let said = refusal(&[
+        "--source-url=sqlite:a",
+        "--destination-url=stdout:",
+        "--redis-group=a",
+    ]);
+    assert_eq!(
+        said,
+        format!("`redis.group` in the flag --redis-group {USELESS}")
+    );
+}
+
 #[test]
 fn the_program_says_what_is_wrong_in_a_file_and_where() {
     #[rustfmt::skip]
@@ -131,7 +202,7 @@ fn the_program_says_what_is_wrong_in_a_file_and_where() {
         ("[source]\nuri = 'hunter2'", 
             "the configuration FILE has `source.uri`, which is no setting; there are source.url, source.table, source.mode, source.connections, source.connect_timeout"),
         ("[sauce]\nurl = 'hunter2'", 
-            "the configuration FILE has `sauce`, which is no section; there are [source], [relay], [wal], [dynamodb], [destination], [http], [log], [stop]"),
+            "the configuration FILE has `sauce`, which is no section; there are [source], [relay], [wal], [dynamodb], [redis], [destination], [http], [log], [stop]"),
         ("source = 'hunter2'", 
             "the configuration FILE has `source` as a value; it is a section: write [source] and its keys below"),
         ("[source]\nurl = ['hunter2']", 
@@ -217,7 +288,7 @@ fn the_examples_of_the_readme_are_right() {
         .skip(1)
         .map(|rest| rest.split("```").next().unwrap())
         .collect();
-    let [all, wal, dynamodb] = examples[..] else {
+    let [all, wal, dynamodb, redis] = examples[..] else {
         panic!("{examples:?}");
     };
     let folder = Folder::new();
@@ -247,6 +318,12 @@ fn the_examples_of_the_readme_are_right() {
         "{dynamodb}[source]\nurl='dynamodb:?region=a'\nmode='streams'\n[destination]\nurl='stdout:'"
     );
     assert!(format!("{:?}", read(&dynamodb)).contains("Streams"));
+    let redis = format!("{redis}[source]\nurl='redis://a'\n[destination]\nurl='stdout:'");
+    let shown = format!("{:?}", read(&redis));
+    assert!(
+        !cfg!(feature = "redis") || shown.contains("orders"),
+        "{shown}"
+    );
 
     let Command::Print(help) = Command::read(["--help".into()], []).unwrap() else {
         panic!("it prints");

@@ -99,7 +99,8 @@ if group_is['entries-read'] and group_is['lag'] ~= 0 then
   if is['length'] == 0 or less(read, is['recorded-first-entry-id']) then
     gone_by = is['entries-added'] - is['length'] - group_is['entries-read']
   elseif read == is['last-generated-id'] then
-    gone_by = is['entries-added'] - group_is['entries-read']
+    -- No more than are gone at all: a server that was started again may have forgotten what was read.
+    gone_by = is['entries-added'] - math.max(group_is['entries-read'], is['length'])
   end
   local before = tonumber(known[3] or 0)
   if gone_by and gone_by ~= before then

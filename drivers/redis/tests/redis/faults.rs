@@ -17,6 +17,7 @@ fn command(words: &str) -> Cmd {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_killed_and_started_again_loses_nothing_that_was_answered() {
+    count_losses();
     let (test, server) = Test::own(Recipe::new()).await;
     let mut reader = test.member().await;
     let writer = test.driver().writer();
@@ -43,6 +44,15 @@ async fn a_server_that_is_killed_and_started_again_loses_nothing_that_was_answer
     .await;
     let data: HashSet<_> = handle(&mut *reader, 7).await.into_iter().collect();
     assert!(numbers(4..10).iter().all(|data_of| data.contains(data_of)));
+    // Nor does it seem so to who looks what comes again, at the end of the stream.
+    writer.write(&test.messages(1)).await.unwrap();
+    for _ in 0..2 {
+        let held = take(&mut *reader, 1).await;
+        let after = Some(Duration::ZERO);
+        settle(&mut *reader, held, SettleAction::Retry { after }).await;
+    }
+    assert_eq!(handle(&mut *reader, 1).await.len(), 1);
+    assert_eq!(test.lost("trimmed"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

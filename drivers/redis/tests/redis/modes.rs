@@ -8,8 +8,9 @@ use streams_services::{RedisCluster, RedisSentinel};
 
 use crate::support::{LEASE, Test, handle, numbers, settle, take, until};
 
-/// Writes, reads, gives back, schedules and deduplicates.
+/// Connects, writes, reads, gives back, schedules and deduplicates.
 async fn works(test: &Test) {
+    test.driver().connect().await.unwrap();
     test.write(&test.messages(20)).await;
     let mut reader = test.member().await;
     assert_eq!(handle(&mut *reader, 10).await, numbers(0..10));
@@ -64,6 +65,8 @@ async fn tls_and_a_user_that_may_do_only_what_the_documentation_says() {
         ErrorKind::Permission,
         "{error}"
     );
+    let error = wrong.driver().connect().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
     let unknown = Test::at(&format!("rediss://{user}:{password}@{address}"));
     let error = unknown.driver().writer().write(&unknown.messages(1)).await;
     assert!(error.is_err(), "the system does not know the authority");
