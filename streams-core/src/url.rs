@@ -180,6 +180,14 @@ impl DriverUrl {
         if hosts.iter().any(String::is_empty) {
             return Err(bad("has an empty host"));
         }
+        // What looks like hosts and a path may be a password that is not escaped: drivers would repeat it.
+        if hosts.iter().any(|host| !has_a_port(host)) || !authority.is_empty() && path.contains('@')
+        {
+            return Err(bad(
+                "has a port that is no number, or a `@` in its path; write special characters of user \
+                 and password as %XX",
+            ));
+        }
         let mut parameters: Vec<(String, String)> = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair
@@ -268,6 +276,15 @@ impl DriverUrl {
     }
 }
 
+/// Whether what follows the host is a number, or nothing.
+fn has_a_port(host: &str) -> bool {
+    let port = match host.rsplit_once(']') {
+        Some((_, after)) => after.strip_prefix(':').unwrap_or(after),
+        None => host.split_once(':').map_or("", |(_, port)| port),
+    };
+    port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 impl fmt::Debug for DriverUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DriverUrl")
@@ -306,6 +323,9 @@ mod tests {
             ("chanbuf", 0, "")
         );
         assert_eq!(DriverUrl::parse("sqlite:/a/b").unwrap().path(), "/a/b");
+        let url = DriverUrl::parse("a://[::1]:6379,[::1],h/x%40y?user=a@b").unwrap();
+        assert_eq!(url.hosts(), ["[::1]:6379", "[::1]", "h"]);
+        assert_eq!((url.path(), url.parameter("user")), ("/x@y", Some("a@b")));
     }
 
     #[test]
@@ -320,6 +340,9 @@ mod tests {
             "a:?x=1&x=2",
             "a:#f",
             "a:?x=%ff",
+            "a://me:secret/word@h",
+            "a://me:secret?word=1@h",
+            "a://me:1/secret@h",
         ] {
             let error = DriverUrl::parse(url).unwrap_err().to_string();
             assert!(error.contains("kafka://host:9092"), "{error}");
