@@ -93,8 +93,9 @@ impl Settings {
             return refuse("`bytes` must not be 0");
         }
         if !(shortest_lease..=LONGEST).contains(&self.lease) {
+            let shortest = shortest_lease.as_millis();
             return refuse(&format!(
-                "`lease` must be at least {shortest_lease:?}, and at most 100 years (of a WAL relay: \
+                "`lease` must be at least {shortest} ms, and at most 100 years (of a WAL relay: \
                  twice `write_limit`)"
             ));
         }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod ask;
+mod clock;
 mod error;
 #[cfg(feature = "proxy")]
 mod http_proxy;
@@ -17,10 +18,11 @@ mod servers;
 mod service;
 mod wait;
 
+pub use clock::with_wrong_clock;
 pub use error::{Error, Result};
 #[cfg(feature = "proxy")]
 pub use http_proxy::{Http, HttpProxy, Step};
-pub use install::install_build_tools;
+pub use install::{go_program, install_build_tools};
 #[cfg(feature = "security")]
 pub use kafka::Security;
 pub use kafka::{Kafka, KafkaBuilder};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -110,6 +111,7 @@ pub(crate) struct Link {
     client: Arc<Client>,
     timeout: Duration,
     current: Mutex<Option<(u64, Connection)>>,
+    opened: AtomicU64,
 }
 
 impl Link {
@@ -118,7 +120,17 @@ impl Link {
             client,
             timeout,
             current: Mutex::new(None),
+            opened: AtomicU64::new(0),
         }
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(*self.client, Client::Cluster(_))
+    }
+
+    /// How often a connection was opened: another may be to another server, or one that has less.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// A link of its own to the same place, for answers that take up to `longer` more.
@@ -162,6 +174,7 @@ impl Link {
             return Ok(current.clone());
         }
         let connection = self.client.connect(self.timeout).await?;
-        Ok(current.insert((fastrand::u64(..), connection)).clone())
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(current.insert((number, connection)).clone())
     }
 }

@@ -13,6 +13,9 @@ use crate::{DRIVER, Redis};
 /// The shortest lease: below it, a slow answer would be taken for a crash.
 pub(crate) const SHORTEST_LEASE: Duration = Duration::from_millis(500);
 
+/// What the keys of streams begin with, for the Go library `pulse`.
+pub(crate) const PULSE: &str = "pulse:stream:";
+
 /// How long a stream lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeToLive {
@@ -41,7 +44,7 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            prefix: "pulse:stream:".to_owned(),
+            prefix: PULSE.to_owned(),
             lease: Duration::from_secs(20),
             poll: Duration::from_millis(250),
             tick: Duration::from_millis(100),

@@ -21,16 +21,19 @@ const LOOK_BACK: Duration = Duration::from_secs(1);
 pub(crate) struct Cursor {
     key: String,
     after: EntryId,
+    /// The highest id there was: `after` may lie ahead of it.
+    known: EntryId,
     /// The last entry of a bounded read.
     until: Option<EntryId>,
     looked_back: Instant,
 }
 
 impl Cursor {
-    pub(crate) fn new(key: String, after: EntryId, until: Option<EntryId>) -> Self {
+    pub(crate) fn new(key: String, after: EntryId, known: EntryId, until: Option<EntryId>) -> Self {
         Self {
             key,
             after,
+            known,
             until,
             looked_back: Instant::now(),
         }
@@ -73,7 +76,7 @@ impl Cursor {
             }
             return Ok(None);
         };
-        self.after = *last;
+        (self.after, self.known) = (*last, *last);
         self.looked_back = since;
         let entries = decode(stream, entries.into_iter().map(|entry| (entry, 1)))?;
         Ok(Some(News::Entries { entries, since }))
@@ -83,10 +86,15 @@ impl Cursor {
     async fn look_back(&mut self, link: &Link, stream: &StreamName) -> Result<()> {
         self.looked_back = Instant::now();
         let last = start::last(link, &self.key, "receive").await?;
-        if last.unwrap_or(EntryId::MIN) < self.after {
+        let last = last.unwrap_or(EntryId::MIN);
+        if last < self.known {
             tracing::warn!(%stream, position = %self.after, "the stream is gone; reading what comes");
-            self.after = EntryId::MIN;
+            // A start that lies ahead is still to come.
+            if self.after <= self.known {
+                self.after = EntryId::MIN;
+            }
         }
+        self.known = last;
         Ok(())
     }
 }

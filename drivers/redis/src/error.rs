@@ -33,6 +33,11 @@ pub(crate) fn is_no_group(error: &RedisError) -> bool {
     matches!(error.code(), Some("NOGROUP" | "UNBLOCKED"))
 }
 
+/// Whether the user may not do it.
+pub(crate) fn is_forbidden(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
+}
+
 /// Whether there is no stream.
 pub(crate) fn is_no_key(error: &RedisError) -> bool {
     let says = |text: &str| text.contains("no such key") || text.contains("key to exist");

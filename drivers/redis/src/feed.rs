@@ -32,7 +32,6 @@ const AT_ONCE: usize = 256;
 pub(crate) struct Stream {
     pub(crate) name: StreamName,
     pub(crate) group: Option<Group>,
-    pub(crate) no_ack: bool,
     /// How many deliveries of it are handed out, for what is said when its group is lost.
     pub(crate) held: AtomicU64,
     /// Scheduled messages come as long as somebody reads.
@@ -42,7 +41,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// The group, if its entries must be settled.
     pub(crate) fn settles(&self) -> Option<&Group> {
-        self.group.as_ref().filter(|_| !self.no_ack)
+        self.group.as_ref().filter(|group| !group.no_ack)
     }
 }
 
@@ -94,6 +93,7 @@ impl Feed {
             poll,
             requests: asked,
             next_claim: Instant::now(),
+            failed: false,
         };
         let task = tokio::spawn(reading.run(number, news));
         Self {
@@ -122,6 +122,11 @@ impl Feed {
     /// Whether it is still to be read.
     pub(crate) fn is_open(&self) -> bool {
         self.requests.is_some()
+    }
+
+    /// Whether it was stopped, and nothing of it is on its way or handed out any more.
+    pub(crate) fn is_finished(&self) -> bool {
+        !self.is_open() && !self.asked && self.stream.held.load(Ordering::Relaxed) == 0
     }
 
     pub(crate) fn end(&mut self) {
@@ -167,6 +172,8 @@ struct Reading {
     poll: Duration,
     requests: mpsc::Receiver<usize>,
     next_claim: Instant,
+    /// Something failed since entries were last claimed.
+    failed: bool,
 }
 
 impl Reading {
@@ -199,6 +206,8 @@ impl Reading {
                 (wait, failing_since) = (SHORTEST_WAIT, None);
                 continue;
             };
+            // The server may be another now.
+            (self.failed, self.next_claim) = (true, Instant::now());
             let failing = *failing_since.get_or_insert(since);
             // As long as leases last it is waited for.
             if !failure.is_retryable() || since - failing > self.patience() {
@@ -242,13 +251,15 @@ impl Reading {
     async fn look_as_member(&mut self, group: &Group, most: usize) -> RedisResult<Result<News>> {
         let since = Instant::now();
         let entries = if since >= self.next_claim {
-            let claimed = group.claim(most).await?;
+            let claimed = group.claim(most, self.failed).await?;
+            self.failed = false;
             let next = claimed.wait.unwrap_or(self.poll).min(self.poll);
             self.next_claim = since + next.max(Duration::from_millis(1));
             claimed.entries
         } else {
-            let read = group.read(most, self.next_claim - since, self.stream.no_ack);
+            let read = group.read(most, self.next_claim - since);
             let entries = reply::read(query(&self.link, &read).await?)?;
+            group.has_read(entries.len());
             entries.into_iter().map(|entry| (entry, 1)).collect()
         };
         Ok(decode(&self.stream.name, entries).map(|entries| News::Entries { entries, since }))

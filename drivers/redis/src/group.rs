@@ -10,9 +10,11 @@ use streams_core::{Error, ErrorKind, Result, StreamName};
 
 use crate::DRIVER;
 use crate::client::Link;
+use crate::config::Config;
 use crate::entry::EntryId;
 use crate::error::{error, failed, is_no_group, is_no_key};
 use crate::keys::Keys;
+use crate::pulse::Sink;
 use crate::reply::{self, Entry, entry_id};
 use crate::{metrics, scripts};
 
@@ -27,13 +29,21 @@ const FORGET: Duration = Duration::from_secs(60);
 pub(crate) struct Group {
     link: Arc<Link>,
     keys: Keys,
+    sink: Option<Sink>,
     pub(crate) stream: StreamName,
     pub(crate) name: String,
     consumer: String,
     lease: Duration,
     create: bool,
+    /// Whether what is read counts as acknowledged.
+    pub(crate) no_ack: bool,
     /// How many entries were unread when last looked at, for what is said when they are gone.
     unread: AtomicU64,
+    /// How many entries were added to the stream then, and how many of them the group had read.
+    added: AtomicU64,
+    read: AtomicU64,
+    /// Over which connection that was seen.
+    looked_over: AtomicU64,
 }
 
 /// Entries taken over from others, or come due.
@@ -51,6 +61,20 @@ enum Lost {
     Group,
     Stream,
 }
+
+/// A group that is there, and how its members read.
+struct Made {
+    lost: Lost,
+    lease: Duration,
+    no_ack: bool,
+}
+
+/// The answer when entries are taken: what is taken and how often each was delivered, when the next is
+/// due, how many are gone.
+type Taking = (Value, Vec<u32>, i64, u64);
+/// And what else was seen: unread entries that are gone, how many are unread, consumers that were
+/// forgotten, how many entries were added and read, how many the server has lost.
+type Looking = (u64, u64, Vec<String>, u64, u64, u64);
 
 /// A delivery on the server: its entry, and which of its deliveries it is.
 pub(crate) type Taken = (EntryId, u32);
@@ -75,20 +99,42 @@ impl Group {
         stream: &StreamName,
         name: &str,
         start: Option<EntryId>,
-        lease: Duration,
-        create: bool,
+        config: &Config,
+        no_ack: bool,
     ) -> Result<Self> {
+        let lease = config.lease;
         let mut this = Self {
+            sink: Sink::of(&link, &config.prefix, name),
             link,
             keys,
             stream: stream.clone(),
             name: name.to_owned(),
             consumer: format!("{OURS}{:016x}", fastrand::u64(..)),
             lease,
-            create,
-            unread: AtomicU64::new(0),
+            create: config.create_streams,
+            no_ack,
+            unread: AtomicU64::default(),
+            added: AtomicU64::default(),
+            read: AtomicU64::default(),
+            looked_over: AtomicU64::default(),
         };
-        let (kept, _) = this.make(start, false).await?;
+        let Made {
+            lease: kept,
+            no_ack: kept_no_ack,
+            ..
+        } = this.make(start, false).await?;
+        if kept_no_ack != no_ack {
+            return Err(Error::invalid_config(
+                "the group was made with the other setting of `no_ack`, which all its members have; use \
+                 that one, or delete the group with `Redis::delete_group` first",
+            )
+            .operation("subscribe")
+            .driver(DRIVER)
+            .with("stream", stream)
+            .with("group", name)
+            .with("no_ack", no_ack)
+            .with("group's no_ack", kept_no_ack));
+        }
         if kept != lease {
             return Err(Error::invalid_config(
                 "the group was made with another lease, which all its members have; use that one, \
@@ -102,13 +148,15 @@ impl Group {
             .with("group's lease", format!("{kept:?}")));
         }
         this.lease = kept;
+        this.enter().await?;
         Ok(this)
     }
 
     /// Makes the group anew after it was lost, where it was before. `held` are the deliveries here
     /// that cannot be settled any more.
     pub(crate) async fn reopen(&self, held: u64) -> Result<()> {
-        let (_, lost) = self.make(Some(EntryId::MIN), true).await?;
+        let Made { lost, .. } = self.make(Some(EntryId::MIN), true).await?;
+        self.enter().await?;
         match lost {
             Lost::Nothing => {}
             Lost::Group => tracing::warn!(
@@ -121,14 +169,23 @@ impl Group {
                     "the server has lost the stream; it begins anew"
                 );
                 let unread = self.unread.swap(0, Ordering::Relaxed);
+                self.added.store(0, Ordering::Relaxed);
                 metrics::lost(&self.stream, &self.name, "server", held + unread);
             }
         }
         Ok(())
     }
 
-    /// Makes the group unless it is there; returns its lease.
-    async fn make(&self, start: Option<EntryId>, known: bool) -> Result<(Duration, Lost)> {
+    /// Has members of pulse leave our consumers alone.
+    async fn enter(&self) -> Result<()> {
+        match &self.sink {
+            Some(sink) => sink.enter(&[&self.consumer, PARKING]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the group unless it is there.
+    async fn make(&self, start: Option<EntryId>, known: bool) -> Result<Made> {
         const DOING: &str = "subscribe";
         let start = start.map_or_else(|| "$".to_owned(), |id| id.to_string());
         let script = &scripts::OPEN;
@@ -138,7 +195,9 @@ impl Group {
             .arg(start)
             .arg(i32::from(self.create))
             .arg(millis(self.lease))
-            .arg(i32::from(known));
+            .arg(i32::from(known))
+            .arg(i32::from(self.no_ack))
+            .arg(self.added.load(Ordering::Relaxed));
         let answer: Vec<Value> = self
             .link
             .call(async |connection| open.invoke_async(connection).await)
@@ -152,16 +211,22 @@ impl Group {
                  `create_streams`",
             )
             .with("stream", &self.stream)),
-            [Value::Int(1), Value::Int(lost), Value::Int(lease)] => {
+            [
+                Value::Int(1),
+                Value::Int(lost),
+                Value::Int(lease),
+                Value::Int(no_ack),
+            ] => {
                 let lost = match lost {
                     0 => Lost::Nothing,
                     1 => Lost::Group,
                     _ => Lost::Stream,
                 };
-                Ok((
-                    Duration::from_millis((*lease).try_into().unwrap_or(0)),
+                Ok(Made {
                     lost,
-                ))
+                    lease: Duration::from_millis((*lease).try_into().unwrap_or(0)),
+                    no_ack: *no_ack == 1,
+                })
             }
             _ => Err(failed(
                 ErrorKind::Other,
@@ -172,22 +237,41 @@ impl Group {
     }
 
     /// The command that waits for new entries.
-    pub(crate) fn read(&self, most: usize, block: Duration, no_ack: bool) -> Cmd {
+    pub(crate) fn read(&self, most: usize, block: Duration) -> Cmd {
         let mut read = Cmd::new();
         read.arg("XREADGROUP").arg("GROUP");
         read.arg(&self.name).arg(&self.consumer);
         read.arg("COUNT").arg(most);
         // 0 would be for ever.
         read.arg("BLOCK").arg(millis(block).max(1));
-        if no_ack {
+        if self.no_ack {
             read.arg("NOACK");
         }
         read.arg("STREAMS").arg(&self.keys.stream).arg(">");
         read
     }
 
-    /// Takes what is free or left behind.
-    pub(crate) async fn claim(&self, most: usize) -> RedisResult<Claimed> {
+    /// Takes note of new entries that this member has read since it last looked.
+    pub(crate) fn has_read(&self, entries: usize) {
+        let entries = u64::try_from(entries).unwrap_or(u64::MAX);
+        let less = |unread: u64| Some(unread.saturating_sub(entries));
+        let order = Ordering::Relaxed;
+        let _ = self.unread.fetch_update(order, order, less);
+        self.read.fetch_add(entries, order);
+    }
+
+    /// Takes what is free or left behind. After something `failed` or the connection was opened anew, the
+    /// server may have less than it had: what is gone is counted.
+    pub(crate) async fn claim(&self, most: usize, failed: bool) -> RedisResult<Claimed> {
+        let opened = self.link.opened();
+        let broke = failed || opened != self.looked_over.load(Ordering::Relaxed);
+        let was = |count: &AtomicU64| {
+            if broke {
+                count.load(Ordering::Relaxed)
+            } else {
+                0
+            }
+        };
         let script = &scripts::CLAIM;
         let mut claim = script.prepare_invoke();
         self.with_keys(&mut claim)
@@ -197,14 +281,26 @@ impl Group {
             .arg(most)
             .arg(millis(self.lease))
             .arg(OURS)
-            .arg(millis(FORGET.max(10 * self.lease)));
-        let answer: (Value, Vec<u32>, i64, u64, u64, u64) = self
+            .arg(millis(FORGET.max(10 * self.lease)))
+            .arg(was(&self.added))
+            .arg(was(&self.read));
+        let answer: (Taking, Looking) = self
             .link
             .call(async |connection| claim.invoke_async(connection).await)
             .await?;
-        let (entries, counts, wait, gone, trimmed, unread) = answer;
+        let ((entries, counts, wait, gone), (trimmed, unread, forgotten, added, read, lost)) =
+            answer;
         self.unread.store(unread, Ordering::Relaxed);
+        if opened == self.link.opened() {
+            self.looked_over.store(opened, Ordering::Relaxed);
+            self.added.store(added, Ordering::Relaxed);
+            self.read.store(read, Ordering::Relaxed);
+        }
         metrics::lost(&self.stream, &self.name, "trimmed", gone + trimmed);
+        metrics::lost(&self.stream, &self.name, "server", lost);
+        if let Some(sink) = &self.sink {
+            sink.leave(forgotten.iter().map(String::as_str)).await;
+        }
         Ok(Claimed {
             entries: reply::entries(entries)?.into_iter().zip(counts).collect(),
             wait: wait.try_into().ok().map(Duration::from_millis),
@@ -331,11 +427,14 @@ impl Group {
             .call(async |connection| leave.invoke_async(connection).await)
             .await;
         match answer {
-            Ok(_) => Ok(()),
-            Err(e) if is_no_group(&e) => Ok(()),
-            Err(e) if is_no_key(&e) => Ok(()),
-            Err(e) => Err(error(e, "close").with("stream", &self.stream)),
+            Ok(_) => {}
+            Err(e) if is_no_group(&e) || is_no_key(&e) => {}
+            Err(e) => return Err(error(e, "close").with("stream", &self.stream)),
         }
+        if let Some(sink) = &self.sink {
+            sink.leave([&*self.consumer]).await;
+        }
+        Ok(())
     }
 
     pub(crate) fn lease(&self) -> Duration {

@@ -13,6 +13,7 @@ mod keys;
 mod message;
 pub mod metrics;
 mod options;
+mod pulse;
 mod reader;
 mod reply;
 mod scheduled;

@@ -95,11 +95,12 @@ pub(crate) fn decode(
 ) -> Result<Message> {
     let mut builder = Message::builder(stream);
     let mut headers = Headers::new();
-    let (mut id, mut time) = (None, None);
+    let (mut id, mut time, mut named) = (None, None, false);
     for (name, value) in fields {
         match &*name {
             b"p" => builder = builder.data(value),
             b"n" => {
+                named = true;
                 if value != stream.as_str().as_bytes() {
                     headers.append(EVENT_NAME, value);
                 }
@@ -124,7 +125,13 @@ pub(crate) fn decode(
     }
     let id = match id {
         Some(id) => id,
-        None => derived(stream, entry)?,
+        None => {
+            // An event of pulse's has its name also where that is the stream's.
+            if named && headers.get(EVENT_NAME).is_none() {
+                headers.append(EVENT_NAME, stream.as_str().to_owned());
+            }
+            derived(stream, entry)?
+        }
     };
     builder
         .id(id)

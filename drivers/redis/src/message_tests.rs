@@ -77,6 +77,12 @@ fn an_entry_of_pulse_is_a_message_with_the_same_id_each_time() {
 }
 
 #[test]
+fn an_event_of_pulse_has_its_name_also_where_it_is_the_streams() {
+    let message = entry(&[("n", b"orders"), ("p", b"{}")]);
+    assert_eq!(message.headers().get_str(EVENT_NAME), Some("orders"));
+}
+
+#[test]
 fn a_damaged_entry_is_a_message_all_the_same() {
     let message = entry(&[
         ("i", b"\xff"),

@@ -46,7 +46,7 @@ impl RedisOptions {
     }
 
     /// Takes entries as acknowledged when they are read (`NOACK`): one round trip less for each
-    /// batch, and what a crashed reader held is lost.
+    /// batch, and what a crashed reader held is lost. All members of a group have the same.
     #[must_use]
     pub fn no_ack(mut self, no_ack: bool) -> Self {
         self.no_ack = no_ack;

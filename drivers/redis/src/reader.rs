@@ -92,8 +92,8 @@ impl Opening {
                         name,
                         name_of_group,
                         after,
-                        config.lease,
-                        config.create_streams,
+                        config,
+                        self.no_ack,
                     )
                     .await?,
                 );
@@ -111,13 +111,12 @@ impl Opening {
                 }
                 let last = last.unwrap_or(EntryId::MIN);
                 let until = self.bounded.then_some(last);
-                cursor = Some(Cursor::new(keys.stream, after.unwrap_or(last), until));
+                cursor = Some(Cursor::new(keys.stream, after.unwrap_or(last), last, until));
             }
         }
         let stream = Stream {
             name: name.clone(),
             group,
-            no_ack: self.no_ack,
             held: 0.into(),
             _moving: self.inner.movers.keep(&self.inner, name),
         };

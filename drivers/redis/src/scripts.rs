@@ -23,6 +23,8 @@ scripts! {
     SCHEDULE = "schedule.lua";
     MOVE = "move.lua";
     CANCEL = "cancel.lua";
+    PULSE_ENTER = "pulse_enter.lua";
+    PULSE_LEAVE = "pulse_leave.lua";
     DEDUP_CLAIM = "dedup_claim.lua";
     DEDUP_COMMIT = "dedup_commit.lua";
     DEDUP_RELEASE = "dedup_release.lua";

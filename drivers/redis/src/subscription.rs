@@ -192,6 +192,21 @@ impl Member {
         Ok(())
     }
 
+    /// Leaves the groups of streams that are not read any more, once all of them is settled. Dropped
+    /// before it ends, it leaves a consumer that has nothing.
+    async fn leave_stopped(&mut self) -> Result<()> {
+        let finished = |feeds: &HashMap<u64, Feed>| {
+            let mut all = feeds.iter();
+            all.find_map(|(number, feed)| feed.is_finished().then_some(*number))
+        };
+        while let Some(number) = finished(&self.feeds) {
+            if let Some(mut feed) = self.feeds.remove(&number) {
+                feed.leave().await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes in what a feed has to say.
     async fn accept(&mut self, number: u64, news: News) -> Result<()> {
         let Some(feed) = self.feeds.get_mut(&number) else {
@@ -429,6 +444,7 @@ impl Subscription for Member {
                 return Err(Error::closed("the subscription").driver(DRIVER));
             }
             self.follow_changes().await?;
+            self.leave_stopped().await?;
             self.renew_stale().await?;
             self.take_again();
             if !self.ready.is_empty() {

@@ -144,8 +144,8 @@ fn streams_that_are_wrong_are_refused() {
             "`source.url` or `relay.lease` is wrong: redis: the URL has the parameter `speed`, which is not known; there \
              are prefix, "),
         (&["--source-url=redis+sentinel://me:hunter2/3@host", "--redis-streams=a"],
-            "`source.url` or `relay.lease` is wrong: redis: a host of the URL is none; write it like `host:6379`, and \
-             special characters of user and password as %XX"),
+            "`source.url` is wrong: the driver URL has a port that is no number, or a `@` in its path; write special \
+             characters of user and password as %XX"),
         (&["--source-url=redis+pigeon://me:hunter2@host", "--redis-streams=a"],
             "`source.url` or `relay.lease` is wrong: redis: the URL's scheme is `redis+pigeon`; use one of redis, "),
         (&[SOURCE, "--redis-streams=a", "--relay-lease=100ms"],
@@ -154,7 +154,7 @@ fn streams_that_are_wrong_are_refused() {
             "`source.url` and `destination.url` are the same place, where every message would come again; name another, \
              or give the destination a `prefix` of its own"),
         (&["--source-url=sqlite:a", "--destination-url=redis+sentinel://me:hunter2/3@host"],
-            "`destination.url` is wrong: redis: a host of the URL is none; "),
+            "`destination.url` is wrong: the driver URL has a port that is no number, or a `@` in its path; "),
         (&["--source-url=sqlite:a", "--destination-url=redis://me:hunter2@host?speed=hunter2"],
             "`destination.url` is wrong: the driver `redis` has no URL parameter `speed`; it takes prefix, "),
     ];

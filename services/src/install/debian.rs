@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::{lock, program, progress, run};
+use super::{cache, lock, program, progress, run};
 use crate::{Error, Result};
 
 /// How missing packages are installed.
@@ -29,7 +29,8 @@ pub(crate) fn require_all(wanted: &[(&str, &dyn Fn() -> bool)]) -> Result {
     if missing().is_empty() {
         return Ok(());
     }
-    let _lock = lock()?;
+    // Another than that of downloads: one of those may find that it needs a package.
+    let _lock = lock(&cache()?, "lock-packages")?;
     let packages = missing(); // another process may have been faster
     install(&packages).map_err(|error| {
         let (options, packages) = (INSTALL.join(" "), packages.join(" "));
@@ -65,12 +66,19 @@ fn apt_get() -> Command {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kept;
     use super::*;
 
     #[test]
     fn what_is_here_is_not_installed() {
         let shell = require("sh", "no-such-package").unwrap();
         assert!(shell.ends_with("sh"), "{shell:?}");
+    }
+
+    #[test]
+    fn a_download_may_need_a_package() {
+        let needs = |_: &std::path::Path| require("no-such-program", "no-such-package").map(drop);
+        kept("nothing", "needs a package", needs).unwrap_err();
     }
 
     #[test]

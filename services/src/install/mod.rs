@@ -1,14 +1,16 @@
-//! Putting on this machine what is missing: from Debian, Maven Central and PyPI.
+//! Putting on this machine what is missing: from Debian, Maven Central, PyPI and Go's modules.
 //!
 //! Downloads go to a folder that the next run finds again. Only one process installs at a time, and a
 //! download gets its name when it is complete, so a run that was killed leaves nothing half done.
 
 mod build;
 pub(crate) mod debian;
+mod go;
 pub(crate) mod maven;
 pub(crate) mod python;
 
 pub use build::install_build_tools;
+pub use go::go_program;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -32,19 +34,29 @@ pub(crate) fn kept(
     kept_in(&cache()?, name, recipe, make)
 }
 
+/// The folder of [`kept`], if this `recipe` has been followed.
+fn find_kept(name: &str, recipe: &str) -> Result<Option<PathBuf>> {
+    let folder = folder_of(&cache()?, name, recipe);
+    Ok(folder.exists().then_some(folder))
+}
+
+fn folder_of(cache: &Path, name: &str, recipe: &str) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    recipe.hash(&mut hasher);
+    cache.join(format!("{name}-{:016x}", hasher.finish()))
+}
+
 fn kept_in(
     cache: &Path,
     name: &str,
     recipe: &str,
     make: impl FnOnce(&Path) -> Result,
 ) -> Result<PathBuf> {
-    let mut hasher = DefaultHasher::new();
-    recipe.hash(&mut hasher);
-    let folder = cache.join(format!("{name}-{:016x}", hasher.finish()));
+    let folder = folder_of(cache, name, recipe);
     if folder.exists() {
         return Ok(folder);
     }
-    let _lock = lock_in(cache)?;
+    let _lock = lock(cache, "lock")?;
     if folder.exists() {
         return Ok(folder); // somebody else did it while this one waited
     }
@@ -68,13 +80,9 @@ fn remove_drafts(cache: &Path) {
     }
 }
 
-fn lock() -> Result<File> {
-    lock_in(&cache()?)
-}
-
 /// One process installs, the others wait. Ends with the file, also when the process dies.
-fn lock_in(cache: &Path) -> Result<File> {
-    let path = cache.join("lock");
+fn lock(cache: &Path, name: &str) -> Result<File> {
+    let path = cache.join(name);
     let file = File::options()
         .create(true)
         .append(true)

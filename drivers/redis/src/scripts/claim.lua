@@ -2,9 +2,11 @@
 -- Takes entries that are free or whose reader is gone, and keeps note of where the group is.
 -- KEYS: stream, facts, parked
 -- ARGV: group, consumer, parking, most, lease in ms, what consumers of ours begin with,
---       ms after which one that has nothing is forgotten
--- Answers: entries, how often each was delivered, ms until the next is due or -1,
---          entries that were pending and are gone, unread ones that are gone, how many are unread
+--       ms after which one that has nothing is forgotten, how many entries had been added and how many
+--       of them the group had read before the connection broke, or 0
+-- Answers: {entries, how often each was delivered, ms until the next is due or -1, how many were pending
+--          and are gone}, {unread ones that are gone, how many are unread, consumers that were forgotten,
+--          how many entries were added and how many the group has read, unread ones the server has lost}
 local stream, facts, parked = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, parking, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local lease = tonumber(redis.call('HGET', facts, 'lease') or ARGV[5])
@@ -28,7 +30,7 @@ local function less(a, b)
   return tonumber(as) < tonumber(bs)
 end
 
-local wanted, delivered = {}, {}
+local wanted, delivered, forgotten = {}, {}, {}
 local function want(pending)
   wanted[#wanted + 1] = pending[1]
   delivered[pending[1]] = pending[4]
@@ -49,6 +51,7 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   if pending == 0 and ours and name ~= consumer and name ~= parking and idle > forget then
     -- It has nothing: only then, for its pending entries would go with it.
     redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
+    forgotten[#forgotten + 1] = name
   elseif pending > 0 and #wanted < most
     -- What is parked waits for its time; what is not in the list any more is free.
     and (name ~= parking or pending > redis.call('ZCARD', parked)) then
@@ -85,7 +88,7 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
 end
 local read = group_is['last-delivered-id']
 local oldest = redis.call('XPENDING', stream, group)[2] or ''
-local known = redis.call('HMGET', facts, 'oldest', 'read', 'trimmed')
+local known = redis.call('HMGET', facts, 'oldest', 'read', 'trimmed', 'lost')
 if known[1] ~= oldest or known[2] ~= read then
   redis.call('HSET', facts, 'oldest', oldest, 'read', read)
 end
@@ -109,9 +112,35 @@ if group_is['entries-read'] and group_is['lag'] ~= 0 then
   end
 end
 
+-- What is kept of a group goes with its stream, but not before it was due.
+local lives = redis.call('PTTL', stream)
+if lives > 0 then
+  redis.call('PEXPIRE', facts, lives)
+  local last = redis.call('ZRANGE', parked, -1, -1, 'WITHSCORES')[2]
+  if last then
+    redis.call('PEXPIRE', parked, string.format('%.0f', math.max(last - now, 0) + lives))
+  end
+end
+
+-- A server that took another's place without all of its entries. Of many members one counts them.
+local had, had_read = tonumber(ARGV[8]), tonumber(ARGV[9])
+local has_read = group_is['entries-read'] or 0
+local added = group_is['lag'] and has_read + group_is['lag'] or 0
+local counted = tonumber(known[4] or 0)
+local lost = 0
+if had > 0 and added > 0 and added < had then
+  lost = math.max(had - math.max(added, had_read, counted), 0)
+  redis.call('HSET', facts, 'lost', math.max(had, counted))
+elseif counted > 0 and added >= counted then
+  redis.call('HDEL', facts, 'lost')
+end
+
 local wait = -1
 local first = redis.call('ZRANGE', parked, 0, 0, 'WITHSCORES')
 if first[2] then
   wait = math.max(tonumber(first[2]) - now, 0)
 end
-return {entries, counts, wait, gone, unread, group_is['lag'] or 0}
+return {
+  {entries, counts, wait, gone},
+  {unread, group_is['lag'] or 0, forgotten, added, has_read, lost},
+}

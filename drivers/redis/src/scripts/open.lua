@@ -1,11 +1,13 @@
 #!lua flags=allow-oom
 -- Makes a group unless it is there, and keeps what is said of it.
 -- KEYS: stream, facts, parked
--- ARGV: group, where to start, 1 to create the stream, lease in ms, 1 if it was there before
--- Answers: 1, what was lost (0 nothing, 1 the group, 2 the stream too), the lease; or 0 if there is no
--- stream.
+-- ARGV: group, where to start, 1 to create the stream, lease in ms, 1 if it was there before, 1 if what is
+--       read counts as acknowledged, how many entries had been added when that was last looked at
+-- Answers: 1, what was lost (0 nothing, 1 the group, 2 the stream too), the lease, whether what is read
+-- counts as acknowledged; or 0 if there is no stream.
 local stream, facts, parked = KEYS[1], KEYS[2], KEYS[3]
-local group, start, create, lease, known = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local group, start, create, lease, known, no_ack = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local had = tonumber(ARGV[7])
 
 local function before(id)
   local millis, sequence = string.match(id, '^(%d+)-(%d+)$')
@@ -78,11 +80,14 @@ if not delivered then
       end
     end
   end
-  redis.call('HSET', facts, 'lease', lease, 'oldest', '', 'read', delivered)
+  redis.call('HSET', facts, 'oldest', '', 'read', delivered)
+  if lost == 2 and had > 0 then
+    -- Counted by who asks; the other members find out too.
+    redis.call('HSET', facts, 'lost', had)
+  end
 end
-local kept = redis.call('HGET', facts, 'lease')
-if not kept then
-  redis.call('HSET', facts, 'lease', lease)
-  kept = lease
-end
-return {1, lost, tonumber(kept)}
+-- What the first member said is so for all.
+redis.call('HSETNX', facts, 'lease', lease)
+redis.call('HSETNX', facts, 'no_ack', no_ack)
+local kept = redis.call('HMGET', facts, 'lease', 'no_ack')
+return {1, lost, tonumber(kept[1]), tonumber(kept[2])}

@@ -10,7 +10,7 @@ use streams_core::{
 use streams_redis::{EntryId, Redis, RedisOptions};
 
 use crate::support::{
-    GROUP, LEASE, Test, handle, nothing_comes, numbers, settle, take, text, until,
+    GROUP, LEASE, Test, handle, nothing_comes, numbers, pending, settle, take, text, until,
 };
 
 #[tokio::test]
@@ -105,10 +105,38 @@ async fn late_retries_and_releases_do_no_harm_either() {
 async fn a_reader_that_is_idle_asks_only_as_often_as_it_polls() {
     let (test, _server) = Test::own(streams_services::Redis::new()).await;
     let mut reader = test.member().await;
+    let reads = reads_while(&test, nothing_comes(&mut *reader)).await;
+    assert!((1..=6).contains(&reads), "{reads} reads in 0.6 s");
+}
+
+#[tokio::test]
+async fn a_reader_whose_group_is_gone_does_not_ask_in_a_loop_and_recovers() {
+    let (test, _server) = Test::own(streams_services::Redis::new()).await;
+    let mut reader = test.member().await;
+    let destroying = async {
+        let mut destroy = Cmd::new();
+        destroy
+            .arg("XGROUP")
+            .arg("DESTROY")
+            .arg(test.key())
+            .arg(GROUP);
+        for _ in 0..3 {
+            assert_eq!(test.ask::<u32>(&destroy).await, 1);
+            nothing_comes(&mut *reader).await;
+        }
+    };
+    let reads = reads_while(&test, destroying).await;
+    assert!((3..=24).contains(&reads), "{reads} reads in 1.8 s");
+    test.write(&test.messages(2)).await;
+    assert_eq!(handle(&mut *reader, 2).await, numbers(0..2));
+}
+
+/// How often the server is asked for entries of groups meanwhile.
+async fn reads_while(test: &Test, meanwhile: impl Future<Output = ()>) -> u32 {
     let mut stats = Cmd::new();
     stats.arg("CONFIG").arg("RESETSTAT");
     let _: () = test.ask(&stats).await;
-    nothing_comes(&mut *reader).await;
+    meanwhile.await;
     let mut info = Cmd::new();
     info.arg("INFO").arg("commandstats");
     let info: String = test.ask(&info).await;
@@ -117,8 +145,7 @@ async fn a_reader_that_is_idle_asks_only_as_often_as_it_polls() {
         let calls = line.and_then(|line| line.split_once("calls=")?.1.split(',').next());
         calls.map_or(0, |calls| calls.parse().unwrap())
     };
-    let reads = calls("cmdstat_xreadgroup");
-    assert!((1..=6).contains(&reads), "{reads} reads in 0.6 s");
+    calls("cmdstat_xreadgroup")
 }
 
 #[tokio::test]
@@ -177,6 +204,32 @@ async fn start_at_a_time_goes_by_the_servers_clock_whatever_that_of_publishers_s
     let in_a_minute = StartFrom::Time(SystemTime::now() + Duration::from_secs(60));
     let mut reader = test.read(&test.options().start_from(in_a_minute)).await;
     nothing_comes(&mut *reader).await;
+}
+
+#[tokio::test]
+async fn a_start_in_the_future_is_waited_for_however_long_that_takes() {
+    let test = Test::shared().await;
+    test.write(&test.messages(2)).await;
+    let mut time = Cmd::new();
+    time.arg("TIME");
+    let (seconds, _): (u64, u64) = test.ask(&time).await;
+    let hour_on = EntryId {
+        millis: (seconds + 3600) * 1000,
+        sequence: 0,
+    };
+    let options = test
+        .options()
+        .start_from(StartFrom::Position(hour_on.to_string()));
+    let mut reader = test.read(&options).await;
+    // Readers look now and then whether their stream has begun anew; this one has not.
+    for _ in 0..3 {
+        nothing_comes(&mut *reader).await;
+        test.write(&test.messages(1)).await;
+    }
+    let mut add = Cmd::new();
+    add.arg("XADD").arg(test.key()).arg(hour_on.to_string());
+    let _: String = test.ask(add.arg("n").arg("e").arg("p").arg("due")).await;
+    assert_eq!(handle(&mut *reader, 1).await, ["due"]);
 }
 
 #[tokio::test]
@@ -267,6 +320,20 @@ async fn empty_read(test: &Test) -> Box<dyn Subscription> {
     let mut options = test.options();
     options.driver.insert(RedisOptions::new().bounded(true));
     test.read(&options).await
+}
+
+#[tokio::test]
+async fn members_that_acknowledge_and_members_that_do_not_are_kept_apart() {
+    let test = Test::shared().await;
+    drop(test.member().await);
+    let mut options = test.in_group();
+    options.driver.set("no_ack", "true");
+    let driver = test.driver();
+    let refused = driver.reader().subscribe(&options).await.err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::InvalidConfig);
+    assert!(refused.to_string().contains("no_ack"), "{refused}");
+    assert!(driver.delete_group(&test.stream, GROUP).await.unwrap());
+    driver.reader().subscribe(&options).await.unwrap();
 }
 
 #[tokio::test]
@@ -413,11 +480,4 @@ async fn settings_are_checked() {
     ] {
         assert_eq!(bad.build().unwrap_err().kind(), ErrorKind::InvalidConfig);
     }
-}
-
-async fn pending(test: &Test) -> u64 {
-    let mut pending = Cmd::new();
-    pending.arg("XPENDING").arg(test.key()).arg(GROUP);
-    let (count, ..): (u64, redis::Value, redis::Value, redis::Value) = test.ask(&pending).await;
-    count
 }

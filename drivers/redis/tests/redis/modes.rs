@@ -6,7 +6,7 @@ use streams_core::{Driver as _, DriverRegistry, ErrorKind, SettleAction};
 use streams_redis::{Redis, RedisDeduplication};
 use streams_services::{RedisCluster, RedisSentinel};
 
-use crate::support::{LEASE, Test, handle, numbers, settle, take, until};
+use crate::support::{GROUP, LEASE, Test, handle, numbers, settle, take, until};
 
 /// Connects, writes, reads, gives back, schedules and deduplicates.
 async fn works(test: &Test) {
@@ -84,6 +84,29 @@ async fn tls_and_a_user_that_may_do_only_what_the_documentation_says() {
         ErrorKind::Permission,
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn the_rights_for_groups_that_are_shared_with_pulse_are_enough_and_not_needed_otherwise() {
+    const ALL: &str =
+        "+@stream +@scripting +@connection +@read +@write +time ~pulse:stream:* ~streams:*";
+    const SHARED: &str = "+publish ~map:sink:* &map:sink:*";
+    let (admin, _server) = Test::own(streams_services::Redis::new()).await;
+    let command = |words: &str| {
+        redis::Cmd::new()
+            .arg(words.split(' ').collect::<Vec<_>>())
+            .clone()
+    };
+    let table = command(&format!("HLEN map:sink:{GROUP}:keepalive:content"));
+    for (user, rights, entered) in [("few", "", 0), ("more", SHARED, 3)] {
+        let rights = format!("ACL SETUSER {user} on >secret {ALL} {rights}");
+        let _: () = admin.ask(&command(rights.trim())).await;
+        let test = Test::at(&admin.url.replace("://", &format!("://{user}:secret@")));
+        works(&test).await;
+        let _member = test.member().await;
+        // The member, what is parked, and a revision.
+        assert_eq!(admin.ask::<u32>(&table).await, entered, "{user}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

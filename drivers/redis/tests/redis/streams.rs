@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use redis::Cmd;
 use streams_core::{Bus, Context, Message, ReadOptions, SettleAction, StartFrom};
 use streams_redis::{RedisOptions, StreamSet};
 
-use crate::support::{Test, handle, nothing_comes, settle, take, text, until};
+use crate::support::{GROUP, Test, handle, nothing_comes, settle, take, text, until};
 
 /// A test whose streams are this one's and another's.
 async fn two() -> (Test, Test, StreamSet) {
@@ -82,6 +83,33 @@ async fn what_was_read_of_a_stream_that_is_removed_goes_back_and_what_is_handled
     set.add(&test.stream).unwrap();
     let more = take(&mut *reader, 1).await;
     assert_eq!(text(&more[0].message), "more");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_removed_is_left_when_all_of_it_is_settled() {
+    let (test, other, set) = two().await;
+    let mut reader = test.read(&with(test.in_group(), &set)).await;
+    for round in 0..3 {
+        set.add(&other.stream).unwrap();
+        other.write(&[other.message(&round.to_string())]).await;
+        let held = take(&mut *reader, 1).await;
+        set.remove(&other.stream).unwrap();
+        nothing_comes(&mut *reader).await;
+        let mut consumers = Cmd::new();
+        consumers
+            .arg("XINFO")
+            .arg("CONSUMERS")
+            .arg(other.key())
+            .arg(GROUP);
+        let members: Vec<redis::Value> = other.ask(&consumers).await;
+        assert_eq!(members.len(), 1, "what is handled is still its own");
+        let report = settle(&mut *reader, held, SettleAction::Ack).await;
+        assert!(report.lost.is_empty());
+        // It goes by and by, while the subscription runs.
+        nothing_comes(&mut *reader).await;
+        let members: Vec<redis::Value> = other.ask(&consumers).await;
+        assert!(members.is_empty(), "{members:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

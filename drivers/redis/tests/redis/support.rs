@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
@@ -15,6 +15,8 @@ use streams_core::{
 use streams_redis::{Redis, RedisBuilder, metrics};
 use streams_services::{Server, Service};
 use tokio::time::timeout;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const GROUP: &str = "group";
@@ -150,6 +152,56 @@ pub(crate) async fn settle(
         .map(|d| d.token.settle(action))
         .collect();
     reader.settle(&mut settlements).await.unwrap()
+}
+
+/// How many entries the group has pending.
+pub(crate) async fn pending(test: &Test) -> u64 {
+    pending_of(test, GROUP).await
+}
+
+pub(crate) async fn pending_of(test: &Test, group: &str) -> u64 {
+    let mut pending = Cmd::new();
+    pending.arg("XPENDING").arg(test.key()).arg(group);
+    let (count, ..): (u64, redis::Value, redis::Value, redis::Value) = test.ask(&pending).await;
+    count
+}
+
+/// What was warned of by this thread as long as it is there.
+#[derive(Clone, Default)]
+pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    pub(crate) fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
+        let warnings = Self::default();
+        let listening = tracing_subscriber::registry().with(warnings.clone());
+        (warnings, tracing::subscriber::set_default(listening))
+    }
+
+    /// Those that have this in them.
+    pub(crate) fn with(&self, part: &str) -> Vec<String> {
+        let all = self.0.lock().unwrap();
+        all.iter()
+            .filter(|one| one.contains(part))
+            .cloned()
+            .collect()
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Warnings {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        struct Fields(String);
+        impl tracing::field::Visit for Fields {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                use std::fmt::Write as _;
+                let _ = write!(self.0, "{field}={value:?} ");
+            }
+        }
+        if *event.metadata().level() == tracing::Level::WARN {
+            let mut fields = Fields(String::new());
+            event.record(&mut fields);
+            self.0.lock().unwrap().push(fields.0);
+        }
+    }
 }
 
 /// Fails if something comes within a time in which it would.

@@ -6,7 +6,9 @@ use redis::Cmd;
 use streams_core::{Driver as _, SettleAction};
 use streams_redis::TimeToLive;
 
-use crate::support::{Test, count_losses, handle, nothing_comes, numbers, settle, take, until};
+use crate::support::{
+    GROUP, Test, Warnings, count_losses, handle, nothing_comes, numbers, settle, take, until,
+};
 
 async fn length(test: &Test) -> usize {
     let mut len = Cmd::new();
@@ -17,11 +19,18 @@ async fn length(test: &Test) -> usize {
 #[tokio::test]
 async fn what_every_group_is_done_with_is_removed_and_nothing_else() {
     let test = Test::shared().await;
+    let (warnings, _listening) = Warnings::listen();
     let writer = test.builder().max_len(100).build().unwrap().writer();
     let mut reader = test.member().await;
     writer.write(&test.messages(500)).await.unwrap();
     writer.write(&test.messages(10)).await.unwrap();
     assert_eq!(length(&test).await, 510, "nothing is handled");
+    let behind = warnings.with("is behind");
+    assert_eq!(behind.len(), 1, "{behind:?}");
+    assert!(
+        behind[0].contains(&test.stream) && behind[0].contains(GROUP),
+        "{behind:?}"
+    );
     assert_eq!(handle(&mut *reader, 300).await, numbers(0..300));
     writer.write(&test.messages(10)).await.unwrap();
     assert_eq!(length(&test).await, 220, "what is handled is gone");
@@ -47,8 +56,9 @@ async fn without_a_group_it_is_a_log_of_that_length() {
 }
 
 #[tokio::test]
-async fn what_is_unread_is_counted_when_it_is_trimmed_on_demand() {
+async fn what_is_unread_is_counted_and_warned_of_when_it_is_trimmed_on_demand() {
     count_losses();
+    let (warnings, _listening) = Warnings::listen();
     let test = Test::shared().await;
     let driver = test
         .builder()
@@ -72,6 +82,14 @@ async fn what_is_unread_is_counted_when_it_is_trimmed_on_demand() {
     .await;
     nothing_comes(&mut *reader).await;
     assert_eq!(test.lost("trimmed"), lost);
+    let gone = warnings.with("entries are gone");
+    assert!(!gone.is_empty(), "nothing was said");
+    for one in gone {
+        assert!(
+            one.contains(&test.stream) && one.contains("trimmed"),
+            "{one}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -129,4 +147,26 @@ async fn a_stream_lives_as_long_as_it_is_to() {
     let short = test.builder().time_to_live(short).build().unwrap();
     short.writer().write(&test.messages(1)).await.unwrap();
     until("it is gone", async || length(&test).await == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_kept_of_the_groups_of_a_stream_goes_with_it() {
+    let test = Test::shared().await;
+    let short = TimeToLive::Absolute(Duration::from_millis(1_500));
+    let driver = test.builder().time_to_live(short).build().unwrap();
+    driver.writer().write(&test.messages(2)).await.unwrap();
+    let mut reader = test.member().await;
+    let held = take(&mut *reader, 1).await;
+    let after = Some(Duration::from_millis(2_000));
+    settle(&mut *reader, held, SettleAction::Retry { after }).await;
+    assert_eq!(handle(&mut *reader, 1).await, ["1"]);
+    nothing_comes(&mut *reader).await;
+    drop(reader);
+    let mut keys = Cmd::new();
+    keys.arg("KEYS").arg(format!("*{}*", test.stream));
+    assert!(test.ask::<Vec<String>>(&keys).await.len() > 1);
+    until("nothing is left", async || {
+        test.ask::<Vec<String>>(&keys).await.is_empty()
+    })
+    .await;
 }
