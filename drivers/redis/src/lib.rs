@@ -104,10 +104,10 @@ impl Redis {
     pub(crate) fn with(client: Client, config: Config) -> Self {
         let link = Arc::new(Link::new(Arc::new(client), config.timeout));
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new_cyclic(|inner| Inner {
                 config,
                 link,
-                movers: Movers::default(),
+                movers: Movers::new(inner.clone()),
                 added: Added::default(),
             }),
         }

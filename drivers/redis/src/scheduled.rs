@@ -1,7 +1,7 @@
 //! Scheduled messages, and who moves them to their streams when they are due.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -179,8 +179,10 @@ impl SplitChecked for Bytes {
 
 /// The tasks that move what is due: one for each stream that is read here, or that was written to
 /// here for later as long as anything waits. Many processes may move at once.
-#[derive(Default)]
-pub(crate) struct Movers(Arc<Mutex<HashMap<StreamName, Mover>>>);
+pub(crate) struct Movers {
+    inner: Weak<Inner>,
+    of: Arc<Mutex<HashMap<StreamName, Mover>>>,
+}
 
 struct Mover {
     readers: usize,
@@ -206,12 +208,19 @@ impl Drop for Moving {
 }
 
 impl Movers {
+    pub(crate) fn new(inner: Weak<Inner>) -> Self {
+        Self {
+            inner,
+            of: Arc::default(),
+        }
+    }
+
     /// Moves what is due of a stream as long as the answer lives.
     pub(crate) fn keep(&self, inner: &Inner, stream: &StreamName) -> Moving {
         self.with(inner, stream, |mover| mover.readers += 1);
         Moving {
             stream: stream.clone(),
-            movers: self.0.clone(),
+            movers: self.of.clone(),
         }
     }
 
@@ -221,7 +230,7 @@ impl Movers {
     }
 
     fn with(&self, inner: &Inner, stream: &StreamName, change: impl FnOnce(&mut Mover)) {
-        let mut movers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut movers = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         let mover = movers.entry(stream.clone()).or_insert_with(|| Mover {
             readers: 0,
             nudged: true,
@@ -236,11 +245,12 @@ impl Movers {
 
     fn spawn(&self, inner: &Inner, stream: &StreamName) -> AbortHandle {
         let work = Work {
+            inner: self.inner.clone(),
             link: inner.link.clone(),
             keys: inner.keys(stream),
             stream: stream.clone(),
             tick: inner.config.tick,
-            movers: self.0.clone(),
+            movers: self.of.clone(),
         };
         tokio::spawn(work.run()).abort_handle()
     }
@@ -248,13 +258,14 @@ impl Movers {
 
 impl Drop for Movers {
     fn drop(&mut self) {
-        let movers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let movers = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         movers.values().for_each(|mover| mover.task.abort());
     }
 }
 
 /// What a mover works with.
 struct Work {
+    inner: Weak<Inner>,
     link: Arc<Link>,
     keys: Keys,
     stream: StreamName,
@@ -325,6 +336,12 @@ impl Work {
             .await;
         let (taken, wait, gone) = answer.map_err(|e| error(e, "move"))?;
         metrics::lost(&self.stream, "", "evicted", gone);
+        let added = (taken as u64).saturating_sub(gone);
+        if added > 0
+            && let Some(inner) = self.inner.upgrade()
+        {
+            inner.keep_short(&self.stream, added).await;
+        }
         Ok((taken, wait.try_into().ok().map(Duration::from_millis)))
     }
 }

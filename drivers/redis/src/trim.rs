@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{RedisResult, Value};
+use redis::{Pipeline, RedisResult, Value};
 use streams_core::{Result, StreamName};
 use tokio::time::Instant;
 
@@ -60,6 +60,22 @@ impl Added {
 }
 
 impl Inner {
+    /// Does to a stream to which scheduled messages were added what is done when it is written to.
+    pub(crate) async fn keep_short(&self, stream: &StreamName, added: u64) {
+        let mut pipeline = Pipeline::new();
+        self.live(&mut pipeline, &self.keys(stream).stream);
+        if !pipeline.is_empty() {
+            let done: RedisResult<()> = self
+                .link
+                .call(async |connection| pipeline.exec_async(connection).await)
+                .await;
+            if let Err(error) = done {
+                tracing::warn!(%stream, %error, "the stream's time to live could not be set");
+            }
+        }
+        self.trim_now_and_then(stream, added).await;
+    }
+
     /// Shortens the stream now and then. What goes wrong is said, and tried again later.
     pub(crate) async fn trim_now_and_then(&self, stream: &StreamName, added: u64) {
         let Some(keep) = self.config.max_len else {

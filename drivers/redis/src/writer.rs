@@ -222,7 +222,7 @@ impl Inner {
     }
 
     /// Has the stream live as long as it is to.
-    fn live(&self, pipeline: &mut Pipeline, key: &str) {
+    pub(crate) fn live(&self, pipeline: &mut Pipeline, key: &str) {
         let (time, when) = match self.config.time_to_live {
             None => return,
             Some(TimeToLive::Absolute(time)) => (time, Some("NX")),

@@ -1,9 +1,9 @@
 //! Streams that are kept short, and for a time.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::Cmd;
-use streams_core::{Driver as _, SettleAction};
+use streams_core::{Driver as _, SettleAction, StreamName};
 use streams_redis::TimeToLive;
 
 use crate::support::{
@@ -147,6 +147,30 @@ async fn a_stream_lives_as_long_as_it_is_to() {
     let short = test.builder().time_to_live(short).build().unwrap();
     short.writer().write(&test.messages(1)).await.unwrap();
     until("it is gone", async || length(&test).await == 0).await;
+}
+
+#[tokio::test]
+async fn what_was_scheduled_is_kept_short_and_for_a_time_too() {
+    let test = Test::shared().await;
+    let hour = TimeToLive::Sliding(Duration::from_secs(3600));
+    let driver = test
+        .builder()
+        .max_len(50)
+        .time_to_live(hour)
+        .build()
+        .unwrap();
+    let soon = SystemTime::now() + Duration::from_millis(50);
+    let writer = driver.writer();
+    writer.write_at(&test.messages(1_000), soon).await.unwrap();
+    let stream = StreamName::new(&test.stream).unwrap();
+    until("all are due", async || {
+        writer.scheduled(&stream, 1).await.unwrap().is_empty()
+    })
+    .await;
+    until("it is short", async || length(&test).await == 50).await;
+    let mut ttl = Cmd::new();
+    ttl.arg("PTTL").arg(test.key());
+    assert!(test.ask::<i64>(&ttl).await > 0, "it lives for an hour");
 }
 
 #[tokio::test]
