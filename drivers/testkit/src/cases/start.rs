@@ -65,6 +65,19 @@ pub(crate) async fn start_position(kit: &Arc<Kit>) -> Checked {
         )
         .await?;
     }
+    if start.time {
+        // All there is is older.
+        let future = StartFrom::Time(kit.clock.now() + Duration::from_secs(3600));
+        expect(future.clone(), &[]).await?;
+        if kit.capabilities.no_group {
+            let alone = ReadOptions::new(&stream)?.start_from(future);
+            let ledger = Ledger::of(&[]);
+            let mut tap = kit.tap_with(&driver, &alone).await?;
+            tap.drain(&ledger, kit.quiet()).await?;
+            tap.close().await?;
+            ledger.check(kit.exact())?;
+        }
+    }
     if start.position {
         // The position shows on a delivery; a reader from the start, or from the first time, sees it.
         let from = if start.earliest {

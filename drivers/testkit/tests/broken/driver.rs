@@ -329,6 +329,11 @@ impl Reader for BrokenReader {
             Fault::IgnoresStart if options.start != StartFrom::Default => {
                 options.start = StartFrom::Earliest;
             }
+            Fault::IgnoresTheFuture => {
+                if matches!(options.start, StartFrom::Time(start) if start > SystemTime::now()) {
+                    options.start = StartFrom::Earliest;
+                }
+            }
             Fault::StartsBehindPosition => {
                 if let StartFrom::Position(position) = &options.start {
                     let behind = position.parse::<u64>().unwrap() + 1;

@@ -57,6 +57,8 @@ pub(crate) enum Fault {
     FavoursOne,
     /// Every subscription starts from the earliest message.
     IgnoresStart,
+    /// A subscription that starts in the future reads everything.
+    IgnoresTheFuture,
     /// Starting at a position leaves its message out.
     StartsBehindPosition,
     /// Options it does not know are ignored.

@@ -231,6 +231,7 @@ broken! {
         concurrent_subscribe no_group rebalance close_is_idempotent close_drains lease_lost
         reconnect;
     ignores_start: IgnoresStart fails start_position group_start;
+    ignores_the_future: IgnoresTheFuture fails start_position;
     starts_behind_position: StartsBehindPosition fails start_position;
     ignores_unknown_options: IgnoresUnknownOptions fails unsupported_is_said;
     hides_lost_leases: HidesLostLeases fails lease_lost exactly_once_crash;
