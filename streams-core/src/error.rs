@@ -272,6 +272,26 @@ impl WriteError {
         Self { failures }
     }
 
+    /// One error as that of many messages of a batch, for drivers. The first of them has it itself, with its
+    /// cause; the others its kind, its text, and whether to try again.
+    ///
+    /// ```
+    /// use streams_core::{Error, ErrorKind, WriteError};
+    ///
+    /// let error = Error::new(ErrorKind::Unavailable, "the server is away");
+    /// let failures = WriteError::same(error, [1, 4]);
+    /// assert_eq!(failures[1].0, 4);
+    /// assert!(failures.iter().all(|(_, error)| error.is_retryable()));
+    /// ```
+    #[must_use]
+    pub fn same(error: Error, indices: impl IntoIterator<Item = usize>) -> Vec<(usize, Error)> {
+        let (kind, retryable, text) = (error.kind(), error.is_retryable(), error.to_string());
+        let mut first = Some(error);
+        let again = || Error::new(kind, text.clone()).retryable(retryable);
+        let mut next = || first.take().unwrap_or_else(again);
+        indices.into_iter().map(|index| (index, next())).collect()
+    }
+
     /// None of the `count` messages was written, all for the same reason.
     ///
     /// # Panics

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use redis::{Cmd, RedisResult, Value};
 use streams_core::{
-    Error, ErrorKind, Message, MessageId, Result, Scheduled, StreamName, from_unix_millis,
-    unix_millis_not_before,
+    Error, ErrorKind, Message, MessageId, Result, Scheduled, StreamName, WriteError,
+    from_unix_millis, unix_millis_not_before,
 };
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
@@ -17,7 +17,7 @@ use crate::client::Link;
 use crate::entry::EntryId;
 use crate::error::{error, failed};
 use crate::keys::Keys;
-use crate::writer::{Failures, OfStream, missing, same};
+use crate::writer::{Failures, OfStream, missing};
 use crate::{Inner, message, metrics, scripts};
 
 /// How many messages a script moves: it keeps everybody waiting.
@@ -58,7 +58,7 @@ impl Inner {
             Ok(answer) => answer,
             Err(e) => {
                 let failure = error(e, DOING).with("stream", stream);
-                return same(failure, messages.iter().map(|(index, _)| *index));
+                return WriteError::same(failure, messages.iter().map(|(index, _)| *index));
             }
         };
         self.movers.nudge(self, stream);

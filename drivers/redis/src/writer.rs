@@ -57,7 +57,7 @@ impl RedisWriter {
         }
         let _begun = match self.begin().await {
             Ok(begun) => begun,
-            Err(closed) => return Err(WriteError::new(same(closed, 0..batch.len()))),
+            Err(closed) => return Err(WriteError::new(WriteError::same(closed, 0..batch.len()))),
         };
         let (streams, mut failures) = self.inner.sort(batch);
         let put = |(stream, messages)| self.inner.put(stream, messages, due);
@@ -136,7 +136,7 @@ impl Inner {
             Ok(answers) => answers,
             Err(e) => {
                 let failure = error(e, DOING).with("stream", stream);
-                return same(failure, messages.iter().map(|(index, _)| *index));
+                return WriteError::same(failure, messages.iter().map(|(index, _)| *index));
             }
         };
         let mut failures = Failures::new();
@@ -198,7 +198,7 @@ impl Inner {
             Ok(answers) => answers,
             Err(e) => {
                 let failure = error(e, DOING).with("stream", stream);
-                return same(failure, messages.iter().map(|(index, _)| *index));
+                return WriteError::same(failure, messages.iter().map(|(index, _)| *index));
             }
         };
         let failure = |answer: RedisResult<i64>| match answer {
@@ -239,15 +239,6 @@ pub(crate) fn missing(stream: &StreamName) -> Error {
         "the stream does not exist; make it with `Redis::create_stream`, or set `create_streams`",
     )
     .with("stream", stream)
-}
-
-/// One error for many messages; the first of them has it itself, with its cause.
-pub(crate) fn same(error: Error, indices: impl IntoIterator<Item = usize>) -> Failures {
-    let (kind, retryable, text) = (error.kind(), error.is_retryable(), error.to_string());
-    let mut first = Some(error);
-    let again = || Error::new(kind, text.clone()).retryable(retryable);
-    let mut next = || first.take().unwrap_or_else(again);
-    indices.into_iter().map(|index| (index, next())).collect()
 }
 
 #[async_trait]

@@ -74,7 +74,7 @@ impl<DB: Database> QueueWriter<DB> {
         }
         let failures = match self.begin().await {
             Ok(_begun) => self.failures(batch, due).await,
-            Err(closed) => same(closed, 0..batch.len()),
+            Err(closed) => WriteError::same(closed, 0..batch.len()),
         };
         if failures.is_empty() {
             Ok(())
@@ -89,14 +89,17 @@ impl<DB: Database> QueueWriter<DB> {
             .within("write", async { Ok(self.sort(batch).await) });
         let (good, mut failures) = match sorted.await {
             Ok(sorted) => sorted,
-            Err(error) => return same(error, 0..batch.len()),
+            Err(error) => return WriteError::same(error, 0..batch.len()),
         };
         if good.is_empty() {
             return failures;
         }
         let messages: Vec<_> = good.iter().map(|(_, s, message)| (*s, *message)).collect();
         if let Err(error) = self.commit(&messages, due, "write").await {
-            failures.extend(same(error, good.iter().map(|(index, ..)| *index)));
+            failures.extend(WriteError::same(
+                error,
+                good.iter().map(|(index, ..)| *index),
+            ));
         }
         failures
     }
@@ -277,15 +280,6 @@ impl<DB: Database> Store<DB> {
 }
 
 type Failures = Vec<(usize, Error)>;
-
-/// One error for many messages; the first of them has it itself, with its cause.
-fn same(error: Error, indices: impl IntoIterator<Item = usize>) -> Failures {
-    let (kind, retryable, text) = (error.kind(), error.is_retryable(), error.to_string());
-    let mut first = Some(error);
-    let again = || Error::new(kind, text.clone()).retryable(retryable);
-    let mut next = || first.take().unwrap_or_else(again);
-    indices.into_iter().map(|index| (index, next())).collect()
-}
 
 #[async_trait]
 impl<DB: Database> Writer for QueueWriter<DB> {
