@@ -133,7 +133,8 @@ impl Kafka {
         created.map_err(|problem| problem.error(DOING).with("topic", &topic))
     }
 
-    /// Deletes a topic and all its messages; `false` says that there was none.
+    /// Deletes a topic and all its messages; `false` says that there was none. Brokers may take a moment to
+    /// learn that it is gone.
     ///
     /// # Errors
     /// As [`create_topic`](Kafka::create_topic).

@@ -1,12 +1,14 @@
 //! Runs the program and reads what it prints.
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use streams_core::ErrorKind;
 use streams_kafka::Kafka;
 use streams_services::Service;
 
 const VARIABLE: &str = "STREAMS_KAFKA_BROKERS";
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_kafka-example"));
@@ -62,8 +64,15 @@ positions:
 
     let kafka = Kafka::builder(&brokers).build().unwrap();
     for topic in [topic.to_owned(), format!("{topic}.dlq")] {
-        let gone = kafka.partitions(&topic).await.unwrap_err();
-        assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
+        // The brokers learn of it one after the other.
+        let gone = async {
+            while kafka.partitions(&topic).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+            kafka.partitions(&topic).await.unwrap_err().kind()
+        };
+        let gone = tokio::time::timeout(PATIENCE, gone).await;
+        assert_eq!(gone.expect("it is deleted"), ErrorKind::NotFound);
     }
 }
 

@@ -1,5 +1,6 @@
 //! When the relay looks at the table: when it is told, or else after a while.
 
+#[cfg(feature = "postgres")]
 use std::time::Duration;
 
 use tokio::sync::watch;
