@@ -194,13 +194,14 @@ impl<D: Driver, H, K> SubscriptionBuilder<D, H, K> {
     }
 
     /// Bounds the messages fetched and not settled; the default is 1024. It also bounds how far the
-    /// runner looks past a busy key.
+    /// runner looks past a busy key, and how many come again after a crash. Where acknowledgement is by
+    /// position, or in transactions, messages that are handled do not count.
     pub fn max_in_flight(mut self, messages: usize) -> Self {
         self.settings.max_in_flight = messages;
         self
     }
 
-    /// Bounds the bytes of messages fetched and not settled; the default is 64 MiB. It is
+    /// Bounds the bytes of messages fetched and not handled; the default is 64 MiB. It is
     /// exceeded by at most what one fetch brings beyond the size of the messages before it.
     pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_in_flight_bytes = bytes;

@@ -364,9 +364,9 @@ impl Shared {
         let wakes = waits.asleep
             && (earlier
                 || (waits.settlements && dispatcher.unsettled() > 0)
-                || waits
-                    .room
-                    .is_some_and(|room| dispatcher.room() >= room || dispatcher.ready() == 0)
+                || waits.room.is_some_and(|room| {
+                    dispatcher.room_once_settled() >= room || dispatcher.ready() == 0
+                })
                 || (waits.drain && dispatcher.running() == 0));
         if wakes {
             pool.fetcher_waits.asleep = false;

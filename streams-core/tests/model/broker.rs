@@ -115,6 +115,14 @@ impl Broker {
         }
     }
 
+    /// How many of the leasing kind a subscription has and has not settled.
+    pub(crate) fn unsettled(&self, session: u32) -> usize {
+        let now = Instant::now();
+        let is_its = |held: (u64, u32, Instant)| held.1 == session && held.2 > now;
+        let held = self.leased.iter().filter_map(|message| message.held);
+        held.filter(|held| is_its(*held)).count()
+    }
+
     /// The next messages for a subscription, at most `max`.
     pub(crate) fn deliver(&mut self, session: u32, max: usize, rng: &mut Rng) -> Vec<Out> {
         let mut out = Vec::new();

@@ -186,6 +186,13 @@ impl Subscription for Open {
                 let delivered = state
                     .broker
                     .deliver(self.session, max.get(), &mut state.rng);
+                let unsettled = state.broker.unsettled(self.session);
+                let plan = &self.world.plan;
+                state
+                    .record
+                    .expect(unsettled <= plan.max_in_flight || plan.exactly_once, || {
+                        format!("{unsettled} were fetched and not settled")
+                    });
                 (delivered, state.broker.next_change())
             };
             if !delivered.is_empty() {

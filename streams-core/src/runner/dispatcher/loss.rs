@@ -82,6 +82,7 @@ impl Dispatcher {
         self.orphan(|_| true);
         self.positions.clear();
         self.settlements.clear();
+        self.settling = 0;
         self.drop_all_outputs();
         self.barred.clear();
     }

@@ -176,6 +176,8 @@ pub(crate) struct Dispatcher {
     waiting: usize,
     /// For individual acknowledgement.
     settlements: Vec<Settlement>,
+    /// How many of them were taken, and the driver was not told yet.
+    settling: usize,
     /// Lanes of which something was given back that the driver does not know of yet.
     barred: HashSet<LaneKey, RandomState>,
     /// For cumulative acknowledgement.
@@ -209,6 +211,7 @@ impl Dispatcher {
             running: 0,
             waiting: 0,
             settlements: Vec::new(),
+            settling: 0,
             barred: HashSet::default(),
             positions: Positions::default(),
             outputs: Outputs::default(),
@@ -227,12 +230,21 @@ impl Dispatcher {
 
     /// How many more messages may be fetched.
     pub(crate) fn room(&self) -> usize {
+        self.room_beside(self.entries.len() + self.settlements.len() + self.settling)
+    }
+
+    /// As [`room`](Self::room), once the driver is told of what is done.
+    pub(crate) fn room_once_settled(&self) -> usize {
+        self.room_beside(self.entries.len())
+    }
+
+    fn room_beside(&self, unsettled: usize) -> usize {
         if self.bytes >= self.max_bytes || !self.barred.is_empty() {
             return 0;
         }
         let by_bytes = (self.max_bytes - self.bytes) / self.typical_size.max(1);
         self.max_in_flight
-            .saturating_sub(self.entries.len())
+            .saturating_sub(unsettled)
             .min(by_bytes.max(1))
     }
 

@@ -88,8 +88,16 @@ impl Dispatcher {
         }
     }
 
+    /// The driver was told of what was taken, but for this many.
+    pub(crate) fn settling(&mut self, left: usize) {
+        if !self.cumulative {
+            self.settling = left;
+        }
+    }
+
     /// Everything taken has been settled.
     pub(crate) fn all_settled(&mut self) {
+        self.settling = 0;
         self.bytes -= std::mem::take(&mut self.outputs.taken_bytes);
         if self.settlements.is_empty() {
             self.barred.clear();

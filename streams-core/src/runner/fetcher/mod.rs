@@ -127,6 +127,11 @@ impl Fetcher {
         NonZeroUsize::new(room.min(MAX_FETCH))
     }
 
+    /// What has to be done of the limit before fetching goes on, and is settled together at most.
+    fn share(&self) -> usize {
+        (self.shared.settings.max_in_flight / ROOM_SHARE).max(1)
+    }
+
     /// Does what is due. An error here means that the subscription cannot go on.
     async fn attend(&mut self) -> Result<()> {
         let now = Instant::now();
@@ -159,7 +164,7 @@ impl Fetcher {
             pool.fetcher_waits = FetcherWaits {
                 asleep: true,
                 settlements: self.times.settle.is_none(),
-                room: full.then_some((self.shared.settings.max_in_flight / ROOM_SHARE).max(1)),
+                room: full.then(|| self.share()),
                 until,
                 drain: false,
             };

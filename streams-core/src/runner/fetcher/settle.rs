@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::Fetcher;
 use crate::{Error, ErrorKind, Result, SettleReport};
 
-/// As many settlements are sent without waiting for more.
+/// As many settlements are sent without waiting for more, or what is a share of the messages in flight.
 const SETTLE_AT: usize = 256;
 
 impl Fetcher {
@@ -32,7 +32,8 @@ impl Fetcher {
             return self.settled(result, now).await;
         }
         let due = *self.times.settle.get_or_insert(now + self.linger());
-        if all || urgent || due <= now || self.settlements.len() >= SETTLE_AT {
+        let many = SETTLE_AT.min(self.share());
+        if all || urgent || due <= now || self.settlements.len() >= many {
             let result = self.settle_slowly().await;
             return self.settled(result, now).await;
         }
@@ -60,6 +61,7 @@ impl Fetcher {
         let dispatcher = &mut self.shared.lock().dispatcher;
         if !self.shared.exactly_once() {
             dispatcher.take_settlements(&mut self.settlements);
+            dispatcher.settling(self.settlements.len());
             return dispatcher.in_flight() == 0 || dispatcher.is_barred();
         }
         dispatcher.take_parts(&mut self.parts);
@@ -111,8 +113,11 @@ impl Fetcher {
     }
 
     pub(super) fn check_all_settled(&self) {
+        let dispatcher = &mut self.shared.lock().dispatcher;
         if self.is_settled() {
-            self.shared.lock().dispatcher.all_settled();
+            dispatcher.all_settled();
+        } else {
+            dispatcher.settling(self.settlements.len());
         }
     }
 
