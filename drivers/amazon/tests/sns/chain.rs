@@ -8,9 +8,9 @@ use streams_core::{Bus, Driver, ErrorKind, Message, ReadOptions};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::support::{
-    PATIENCE, Reading, Setup, arn, client, drain, driver, moto, once, queues, stream,
-};
+use crate::failing::Setup as _;
+use crate::messages::{PATIENCE, Reading, once, stream};
+use crate::support::{Setup, arn, client, driver, moto, queues};
 
 #[tokio::test]
 async fn each_group_gets_every_message_by_settings_alone() {
@@ -142,9 +142,15 @@ async fn a_filter_lets_through_what_it_names() {
     };
     let messages: Vec<_> = (0..6).map(message).collect();
     sns.writer().write(&messages).await.unwrap();
-    assert_eq!(drain(&sns, &typed).await, once([0, 2, 4]));
-    assert_eq!(drain(&sns, &named).await, once([1, 3, 5]));
-    assert_eq!(drain(&sns, &all).await, once(0..6));
+    assert_eq!(
+        Reading::of(&sns, &typed).await.drain().await,
+        once([0, 2, 4])
+    );
+    assert_eq!(
+        Reading::of(&sns, &named).await.drain().await,
+        once([1, 3, 5])
+    );
+    assert_eq!(Reading::of(&sns, &all).await.drain().await, once(0..6));
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use streams_core::{
     ContentType, ErrorKind, Headers, Key, Message, MessageId, ReadOptions, from_unix_millis,
 };
 
-use crate::support::{Reading, Setup, arn, client, stream};
+use crate::failing::Setup as _;
+use crate::messages::{Reading, stream};
+use crate::support::{Setup, arn, client};
 
 const PUBLISH: &str = "PublishBatch";
 
@@ -56,7 +58,10 @@ async fn a_message_is_what_the_go_services_publish() {
         ]
     );
     let options = ReadOptions::new(&setup.stream).unwrap();
-    assert_eq!(Reading::of(&setup.sns, &options).await.one().await, message);
+    assert_eq!(
+        Reading::of(&setup.sns, &options).await.message().await,
+        message
+    );
 }
 
 #[tokio::test]
@@ -84,7 +89,7 @@ async fn what_has_no_place_arrives_all_the_same() {
         let mut reading = Reading::of(&setup.sns, &options).await;
         for message in messages {
             setup.write(std::slice::from_ref(&message)).await;
-            assert_eq!(reading.one().await, message);
+            assert_eq!(reading.message().await, message);
         }
         let structures: Vec<_> = setup
             .proxy
@@ -101,7 +106,7 @@ async fn what_has_no_place_arrives_all_the_same() {
 #[tokio::test]
 async fn headers_that_filters_look_at_are_attributes_of_their_own() {
     let only = |driver: streams_amazon::SnsBuilder| driver.filter_headers(["tenant"]);
-    let setup = Setup::of(stream("filter"), only).await;
+    let setup = Setup::with(stream("filter"), only).await;
     let message = |values: &[&str]| {
         let mut headers = Headers::new();
         for number in 0..12 {
@@ -120,7 +125,10 @@ async fn headers_that_filters_look_at_are_attributes_of_their_own() {
     assert!(attributes.contains(&("tenant", "acme")), "{attributes:?}");
     assert_eq!(attributes.len(), 10, "what a queue takes");
     let options = ReadOptions::new(&setup.stream).unwrap();
-    assert_eq!(Reading::of(&setup.sns, &options).await.one().await, good);
+    assert_eq!(
+        Reading::of(&setup.sns, &options).await.message().await,
+        good
+    );
 
     let writer = streams_core::Driver::writer(&setup.sns);
     for bad in [message(&["acme", "other"]), message(&[""])] {
@@ -152,7 +160,7 @@ async fn what_another_client_publishes_is_read_raw_and_in_an_envelope() {
     let options = ReadOptions::new(&setup.stream).unwrap();
     let mut reading = Reading::of(&setup.sns, &options).await;
     publish().send().await.unwrap();
-    let raw = reading.one().await;
+    let raw = reading.message().await;
     // Now in envelopes.
     let listed = client.list_subscriptions_by_topic();
     let listed = listed.topic_arn(arn(&setup.stream)).send().await.unwrap();
@@ -173,7 +181,7 @@ async fn what_another_client_publishes_is_read_raw_and_in_an_envelope() {
         .await
         .unwrap();
     publish().subject("user-17").send().await.unwrap();
-    let enveloped = reading.one().await;
+    let enveloped = reading.message().await;
     for message in [&raw, &enveloped] {
         assert_eq!(message.id().as_str(), "go-1");
         assert_eq!(message.key(), Some(&Key::from("user-17")));

@@ -1,19 +1,16 @@
 //! What the tests share.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use aws_sdk_sns::config::{BehaviorVersion, Credentials, Region};
 use streams_amazon::{NewQueues, NewSubscription, Sns, SnsBuilder, Sqs, SqsBuilder};
-use streams_core::{Delivery, Driver, Message, ReadOptions, StreamName, Subscription};
+use streams_core::{Driver, ReadOptions, StreamName};
 use streams_services::Service;
-use tokio::time::timeout;
 
+use crate::failing;
+use crate::messages::{PATIENCE, Reading};
 use crate::proxy::HttpProxy;
 
-/// How long what must come may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const REGION: &str = "eu-west-1";
 
 /// A topic with a queue that is read without a group, and SNS behind a proxy.
@@ -26,10 +23,6 @@ pub(crate) struct Setup {
 pub(crate) async fn moto() -> String {
     let address = || Service::Moto.address().unwrap();
     tokio::task::spawn_blocking(address).await.unwrap()
-}
-
-pub(crate) fn stream(name: &str) -> StreamName {
-    StreamName::new(format!("{name}-{:016x}", fastrand::u64(..))).unwrap()
 }
 
 /// Queues past the proxy: their faults are tested with SQS alone.
@@ -67,16 +60,7 @@ pub(crate) fn arn(stream: &StreamName) -> String {
 }
 
 impl Setup {
-    pub(crate) async fn new(name: &str) -> Self {
-        Self::of(stream(name), |driver| driver).await
-    }
-
-    pub(crate) async fn fifo(name: &str) -> Self {
-        let name = format!("{}.fifo", stream(name));
-        Self::of(StreamName::new(name).unwrap(), |driver| driver).await
-    }
-
-    pub(crate) async fn of(
+    pub(crate) async fn with(
         stream: StreamName,
         settings: impl FnOnce(SnsBuilder) -> SnsBuilder,
     ) -> Self {
@@ -87,82 +71,29 @@ impl Setup {
         sns.create_subscription(&stream, &plain).await.unwrap();
         Self { proxy, sns, stream }
     }
-
-    /// Messages, each with its number as data, in this many keys.
-    pub(crate) fn messages(&self, count: usize, keys: usize) -> Vec<Message> {
-        let message = |number: usize| {
-            let message = Message::builder(&self.stream).data(number.to_string());
-            message
-                .key(format!("key-{}", number % keys))
-                .build()
-                .unwrap()
-        };
-        (0..count).map(message).collect()
-    }
-
-    pub(crate) async fn write(&self, messages: &[Message]) {
-        self.sns.writer().write(messages).await.unwrap();
-    }
-
-    pub(crate) async fn drain(&self) -> BTreeMap<String, usize> {
-        drain(&self.sns, &ReadOptions::new(&self.stream).unwrap()).await
-    }
 }
 
-/// How often each message comes when all there are are read, until nothing comes for a while.
-pub(crate) async fn drain(sns: &Sns, options: &ReadOptions) -> BTreeMap<String, usize> {
-    let mut reading = Reading(sns.reader().subscribe(options).await.unwrap());
-    let mut seen = BTreeMap::new();
-    while let Some(deliveries) = reading.next_within(Duration::from_secs(3)).await {
-        for delivery in &deliveries {
-            *seen.entry(text(&delivery.message)).or_default() += 1;
-        }
-        let mut acks = deliveries.into_iter().map(Delivery::ack).collect();
-        let report = reading.0.settle(&mut acks).await.unwrap();
-        assert_eq!(report.lost.len(), 0, "lost");
-    }
-    reading.0.close().await.unwrap();
-    seen
-}
+impl failing::Setup for Setup {
+    const BATCH: &str = "PublishBatch";
+    const THROTTLED: &str = "ThrottledException";
 
-pub(crate) fn text(message: &Message) -> String {
-    String::from_utf8(message.data().to_vec()).unwrap()
-}
-
-/// What `drain` says when each of these came once.
-pub(crate) fn once(numbers: impl IntoIterator<Item = usize>) -> BTreeMap<String, usize> {
-    numbers.into_iter().map(|n| (n.to_string(), 1)).collect()
-}
-
-/// A subscription.
-pub(crate) struct Reading(pub(crate) Box<dyn Subscription>);
-
-impl Reading {
-    pub(crate) async fn of(sns: &Sns, options: &ReadOptions) -> Self {
-        Self(sns.reader().subscribe(options).await.unwrap())
+    async fn of(stream: StreamName) -> Self {
+        Self::with(stream, |driver| driver).await
     }
 
-    pub(crate) async fn next_within(&mut self, within: Duration) -> Option<Vec<Delivery>> {
-        let mut out = Vec::new();
-        let max = NonZeroUsize::new(100).unwrap();
-        match timeout(within, self.0.receive(max, &mut out)).await {
-            Ok(received) => {
-                received.unwrap();
-                Some(out)
-            }
-            Err(_) => None,
-        }
+    fn driver(&self) -> &impl Driver {
+        &self.sns
     }
 
-    /// One message, acknowledged.
-    pub(crate) async fn one(&mut self) -> Message {
-        let mut out = Vec::new();
-        let received = timeout(PATIENCE, self.0.receive(NonZeroUsize::MIN, &mut out));
-        received.await.expect("nothing came").unwrap();
-        let delivery = out.remove(0);
-        let message = delivery.message.clone();
-        let settled = self.0.settle(&mut vec![delivery.ack()]).await.unwrap();
-        assert!(settled.lost.is_empty());
-        message
+    fn proxy(&self) -> &HttpProxy {
+        &self.proxy
+    }
+
+    fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    async fn reading(&self) -> Reading {
+        Reading::of(&self.sns, &ReadOptions::new(&self.stream).unwrap()).await
     }
 }

@@ -1,131 +1,24 @@
 //! What writers do when something fails.
 
-use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use streams_core::{Driver, ErrorKind, Message, ReadOptions, StreamName, WriteError, dead_letter};
+use streams_core::{Driver, ErrorKind, Message, ReadOptions, dead_letter};
 
+use crate::failing::{Setup as _, kinds, tests_of};
+use crate::messages::{Reading, stream};
 use crate::proxy::Fault;
-use crate::support::{Reading, Setup, once, stream};
+use crate::support::Setup;
 
-const PUBLISH: &str = "PublishBatch";
-
-fn kinds(error: &WriteError) -> HashSet<ErrorKind> {
-    let kinds = error.failures().iter().map(|(_, error)| error.kind());
-    kinds.collect()
-}
-
-#[tokio::test]
-async fn of_a_batch_exactly_those_that_failed_are_named() {
-    let setup = Setup::new("partial").await;
-    let messages = setup.messages(25, 25);
-    setup.proxy.fail(
-        PUBLISH,
-        [Fault::FailEntries(&["1", "4"], "InternalError", false)],
-    );
-    let writer = setup.sns.writer();
-    let error = writer.write(&messages).await.unwrap_err();
-    let failed: Vec<_> = error.indices().collect();
-    assert_eq!(failed.len(), 2, "{error}");
-    assert_eq!(failed[1] - failed[0], 3);
-    assert!(error.is_retryable());
-    let again: Vec<_> = failed.iter().map(|at| messages[*at].clone()).collect();
-    writer.write(&again).await.unwrap();
-    assert_eq!(setup.drain().await, once(0..25));
-}
-
-#[tokio::test]
-async fn throttling_errors_of_the_server_and_resets_pass() {
-    let setup = Setup::new("passing").await;
-    for fault in [
-        Fault::Refuse(400, "ThrottledException"),
-        Fault::Refuse(429, "TooManyRequestsException"),
-        Fault::Refuse(500, "InternalError"),
-        Fault::Refuse(503, "ServiceUnavailable"),
-        Fault::Reset,
-        Fault::Stall,
-    ] {
-        let before = setup.proxy.requests(PUBLISH).len();
-        setup.proxy.fail(PUBLISH, [fault.clone()]);
-        setup.write(&setup.messages(3, 3)).await;
-        assert_eq!(setup.proxy.requests(PUBLISH).len(), before + 2, "{fault:?}");
-    }
-    let each_six_times = (0..3).map(|n| (n.to_string(), 6)).collect();
-    assert_eq!(setup.drain().await, each_six_times);
-}
-
-#[tokio::test]
-async fn a_server_that_stays_away_fails_all_and_says_that_trying_again_may_help() {
-    let setup = Setup::new("away").await;
-    let messages = setup.messages(12, 12);
-    for (fault, kind) in [
-        (Fault::Refuse(429, "Throttling"), ErrorKind::Unavailable),
-        (Fault::Refuse(500, "InternalError"), ErrorKind::Unavailable),
-        (Fault::Reset, ErrorKind::Unavailable),
-        (Fault::Stall, ErrorKind::Timeout),
-    ] {
-        // Three attempts for each of two batches.
-        setup.proxy.fail(PUBLISH, vec![fault.clone(); 6]);
-        let error = setup.sns.writer().write(&messages).await.unwrap_err();
-        assert!(error.indices().eq(0..12), "{error}");
-        assert!(error.is_retryable(), "{error}");
-        assert_eq!(kinds(&error), [kind].into(), "{fault:?}: {error:?}");
-    }
-    setup.write(&messages).await;
-    assert_eq!(setup.drain().await, once(0..12));
-}
-
-#[tokio::test]
-async fn in_a_fifo_topic_nothing_overtakes_what_failed() {
-    let setup = Setup::fifo("overtake").await;
-    setup.proxy.fail(
-        PUBLISH,
-        [Fault::FailEntries(&["9"], "InternalError", false)],
-    );
-    let messages = setup.messages(25, 2);
-    let writer = setup.sns.writer();
-    let error = writer.write(&messages).await.unwrap_err();
-    let failed: Vec<_> = error.indices().collect();
-    assert_eq!(failed, [9, 11, 13, 15, 17, 19, 21, 23]);
-    let again: Vec<_> = failed.iter().map(|at| messages[*at].clone()).collect();
-    writer.write(&again).await.unwrap();
-    let options = ReadOptions::new(&setup.stream).unwrap();
-    let mut reading = Reading::of(&setup.sns, &options).await;
-    let mut seen: [Vec<usize>; 2] = Default::default();
-    while seen[0].len() + seen[1].len() < 25 {
-        let number: usize = crate::support::text(&reading.one().await).parse().unwrap();
-        seen[number % 2].push(number);
-    }
-    assert!(seen.iter().all(|key| key.is_sorted()), "{seen:?}");
-}
-
-#[tokio::test]
-async fn what_is_too_large_is_refused_by_index_before_anything_is_sent() {
-    let setup = Setup::new("large").await;
-    let mut messages = setup.messages(5, 5);
-    let plain = || Message::builder(&setup.stream);
-    // By its data; by its headers.
-    messages[1] = plain().data(vec![0xff; (180 << 10) + 1]).build().unwrap();
-    let header = "v".repeat(256 << 10);
-    messages[3] = plain().data("x").header("h", header).build().unwrap();
-    let error = setup.sns.writer().write(&messages).await.unwrap_err();
-    assert_eq!(error.indices().collect::<Vec<_>>(), [1, 3]);
-    assert_eq!(kinds(&error), [ErrorKind::TooLarge].into());
-    assert_eq!(setup.drain().await, once([0, 2, 4]));
-}
-
-#[tokio::test]
-async fn large_messages_go_in_several_requests() {
-    let setup = Setup::new("bytes").await;
-    let large = |n: usize| {
-        let mut data = n.to_string().into_bytes();
-        data.resize(100 << 10, b' ');
-        Message::builder(&setup.stream).data(data).build().unwrap()
-    };
-    let messages: Vec<_> = (0..5).map(large).collect();
-    setup.write(&messages).await;
-    assert_eq!(setup.proxy.requests(PUBLISH).len(), 3);
-    assert_eq!(setup.drain().await.len(), 5);
+tests_of! {
+    Setup:
+    of_a_batch_exactly_those_that_failed_are_named,
+    throttling_errors_of_the_server_and_resets_pass,
+    a_server_that_stays_away_fails_all_and_says_that_trying_again_may_help,
+    with_fifo_nothing_overtakes_what_failed,
+    what_is_too_large_is_refused_by_index_before_anything_is_sent,
+    large_messages_go_in_several_requests,
+    a_clock_that_is_wrong_is_said,
+    a_name_that_cannot_be_is_refused,
 }
 
 #[tokio::test]
@@ -164,23 +57,6 @@ async fn a_topic_that_is_missing_or_deleted_is_not_found_or_created_again() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_wrong_and_a_name_that_cannot_be_are_said() {
-    let setup = Setup::new("skew").await;
-    let skewed = Fault::Refuse(403, "RequestTimeTooSkewed");
-    setup.proxy.fail(PUBLISH, vec![skewed; 3]);
-    let writer = setup.sns.writer();
-    let error = writer.write(&setup.messages(1, 1)).await.unwrap_err();
-    let error = &error.failures()[0].1;
-    assert_eq!(error.kind(), ErrorKind::Permission);
-    assert!(error.to_string().contains("clock"), "{error}");
-    assert_eq!(error.failed_driver(), Some("sns"));
-
-    let odd = Message::builder(StreamName::new("a/b").unwrap()).data("x");
-    let error = writer.write(&[odd.build().unwrap()]).await.unwrap_err();
-    assert_eq!(kinds(&error), [ErrorKind::InvalidMessage].into());
-}
-
-#[tokio::test]
 async fn dead_letters_are_kept_though_nobody_reads_them_yet() {
     let setup = Setup::new("dead").await;
     let dead = setup.stream.dead_letters().unwrap();
@@ -191,7 +67,10 @@ async fn dead_letters_are_kept_though_nobody_reads_them_yet() {
         .unwrap();
     setup.write(std::slice::from_ref(&letter)).await;
     let options = ReadOptions::new(&dead).unwrap();
-    assert_eq!(Reading::of(&setup.sns, &options).await.one().await, letter);
+    assert_eq!(
+        Reading::of(&setup.sns, &options).await.message().await,
+        letter
+    );
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_sdk_sqs::types::MessageAttributeValue;
 use streams_core::{ContentType, Delivery, Key, Message, MessageId, from_unix_millis};
 
+use crate::failing::Setup as _;
 use crate::support::Setup;
 
 #[tokio::test]

@@ -2,7 +2,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/failing.rs"]
+mod failing;
 mod format;
+#[path = "../common/messages.rs"]
+mod messages;
 #[allow(dead_code, reason = "SNS has other faults")]
 #[path = "../common/proxy.rs"]
 mod proxy;

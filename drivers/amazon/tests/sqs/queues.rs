@@ -9,7 +9,8 @@ use streams_amazon::NewQueues;
 use streams_core::{Driver, ErrorKind, Message, ReadOptions, StreamName};
 
 use crate::common::{client, driver};
-use crate::support::{Reading, elasticmq, moto, stream};
+use crate::messages::{Reading, stream};
+use crate::support::{elasticmq, moto};
 
 async fn attributes(endpoint: &str, queue: &str) -> HashMap<Name, String> {
     let client = client(endpoint);
@@ -98,7 +99,7 @@ async fn what_is_never_acknowledged_goes_to_the_dead_letters() {
             .unwrap();
         let subscribe = async |stream: &StreamName| {
             let options = ReadOptions::new(stream).unwrap();
-            Reading(sqs.reader().subscribe(&options).await.unwrap())
+            Reading::of(&sqs, &options).await
         };
         let mut reading = subscribe(&stream).await;
         for attempt in 1..=2 {

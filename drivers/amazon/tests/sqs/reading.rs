@@ -9,8 +9,10 @@ use streams_core::{Delivery, Driver, ErrorKind, ReadOptions, Received, unix_mill
 use tokio::time::{Instant, timeout};
 
 use crate::common::driver;
+use crate::failing::Setup as _;
+use crate::messages::{PATIENCE, once, stream, text};
 use crate::proxy::Fault;
-use crate::support::{PATIENCE, Setup, once, stream, text};
+use crate::support::Setup;
 
 const RECEIVE: &str = "ReceiveMessage";
 const DELETE: &str = "DeleteMessageBatch";

@@ -13,6 +13,7 @@ use streams_core::{Bus, Driver};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::failing::Setup as _;
 use crate::support::{Setup, elasticmq};
 
 /// Counts requests by what they ask for, each time one is sent.
