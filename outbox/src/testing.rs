@@ -1,5 +1,7 @@
 //! For tests of relays: a destination that remembers, and a relay in the background.
 
+mod random;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::pin::Pin;
@@ -14,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+pub use self::random::{seeds, stream_of};
 use crate::RelayReport;
 
 /// How long something may take on a busy machine before it is taken to have failed.

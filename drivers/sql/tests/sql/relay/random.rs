@@ -1,13 +1,13 @@
 //! Transactions, crashes and relays in any order: every message that is committed arrives, none that
 //! is rolled back does, and those of a key arrive in order.
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use futures_util::future::join_all;
 use sqlx::{MySql, Postgres, Sqlite};
-use streams_core::ErrorKind;
+use streams_outbox::testing::{seeds, stream_of};
 use tokio::time::sleep;
 
 use super::{Destination, relay, run, until_empty};
@@ -16,16 +16,8 @@ use crate::support::{self, Test, TestDatabase, message};
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
-/// A seed that failed can be tried again: `STREAMS_SEED=17`.
 async fn every_interleaving_is_right<DB: TestDatabase>(rounds: usize) {
-    let seed = std::env::var("STREAMS_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seeds: Vec<u64> = match seed {
-        Some(seed) => vec![seed],
-        None => (0..rounds).map(|_| fastrand::u64(..1_000_000)).collect(),
-    };
-    for seed in seeds {
+    for seed in seeds(rounds) {
         println!("seed {seed}");
         support::run::<DB, _>(|test| interleave(test, seed)).await;
     }
@@ -50,7 +42,7 @@ async fn every_interleaving_is_right_on_mariadb() {
 async fn interleave<DB: TestDatabase>(test: Test<DB>, seed: u64) {
     let mut random = Rng::with_seed(seed);
     let (outbox, to) = (outbox(&test).await, Destination::new());
-    let mut failing = random.fork();
+    let failing = random.fork();
     let writers_done = AtomicBool::new(false);
 
     // One writer a key, so that the order of its commits is known.
@@ -67,9 +59,8 @@ async fn interleave<DB: TestDatabase>(test: Test<DB>, seed: u64) {
                     let batch: Vec<_> = (0..random.usize(1..4))
                         .map(|_| {
                             number += 1;
-                            numbers.push(number.to_string());
-                            let stream = if number % 2 == 0 { "even" } else { "odd" };
-                            message(stream, key, number)
+                            numbers.push(number);
+                            message(stream_of(number), key, number)
                         })
                         .collect();
                     writer.write(&batch).await.unwrap();
@@ -112,54 +103,18 @@ async fn interleave<DB: TestDatabase>(test: Test<DB>, seed: u64) {
         }
     });
 
-    // A destination that fails now and then, wholly or for one stream, or does not answer.
-    let weather = async {
-        while !writers_done.load(Ordering::Relaxed) {
-            to.hangs.send_replace(false);
-            match failing.u8(..5) {
-                0 => to.fail(|_| Some(ErrorKind::Unavailable)),
-                1 => to.fail(|message| {
-                    (message.stream().as_str() == "odd").then_some(ErrorKind::Unavailable)
-                }),
-                2 => {
-                    to.hangs.send_replace(true);
-                }
-                _ => to.heal(),
-            }
-            sleep(Duration::from_millis(failing.u64(..30))).await;
-        }
-        to.hangs.send_replace(false);
-        to.heal();
-    };
-
     let writing = async {
-        let committed = futures_util::future::join_all(writers).await;
+        let committed = join_all(writers).await;
         writers_done.store(true, Ordering::Relaxed);
         committed
     };
-    let (committed, _, ()) = tokio::join!(writing, futures_util::future::join_all(relays), weather);
+    let weather = to.weather(failing, Duration::from_millis(30), &writers_done);
+    let (committed, _, ()) = tokio::join!(writing, join_all(relays), weather);
     let last = run(relay(&outbox, &to));
     until_empty(&outbox).await;
     let report = last.stop().await;
     assert_eq!(report.set_aside, 0, "seed {seed}");
 
-    let mut expected = BTreeMap::<_, Vec<_>>::new();
-    for (key, numbers) in committed {
-        for number in numbers {
-            let stream = if number.parse::<usize>().unwrap() % 2 == 0 {
-                "even"
-            } else {
-                "odd"
-            };
-            expected
-                .entry(format!("{stream}/{key}"))
-                .or_default()
-                .push(number);
-        }
-    }
-    let (lanes, again) = to.first_arrivals();
-    let all: HashSet<_> = to.written().into_iter().map(|written| written.id).collect();
-    println!("{} messages, {again} arrived again", all.len());
-    assert_eq!(lanes, expected, "seed {seed}");
+    to.check(committed);
     assert_eq!(test.count("streams_egress").await, 0, "seed {seed}");
 }

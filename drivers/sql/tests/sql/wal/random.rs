@@ -7,22 +7,15 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use streams_core::{Error, ErrorKind};
+use streams_outbox::testing::seeds;
 use tokio::time::sleep;
 
 use super::{Destination, Running, Wal, run};
 use crate::support::message;
 
-/// A seed that failed can be tried again: `STREAMS_SEED=17`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_interleaving_is_right() {
-    let seed = std::env::var("STREAMS_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seeds: Vec<u64> = match seed {
-        Some(seed) => vec![seed],
-        None => (0..4).map(|_| fastrand::u64(..1_000_000)).collect(),
-    };
-    for seed in seeds {
+    for seed in seeds(4) {
         println!("seed {seed}");
         run(async |wal| interleave(&wal, seed).await).await;
     }
