@@ -7,7 +7,7 @@
 //!   of one kind.
 //! - `instructions`: the workload that `counts` runs under callgrind.
 //!
-//! `bench/kafka`, `bench/sql` and `bench/amazon` have programs of their own for those drivers.
+//! The folders beside `src` have programs of their own for the drivers.
 
 pub mod bare;
 pub mod bus;

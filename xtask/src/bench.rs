@@ -79,6 +79,15 @@ pub(crate) fn amazon(options: &Options) -> Result {
     )
 }
 
+/// Measures the DynamoDB outbox, relay and inbox against the raw client.
+pub(crate) fn dynamodb(options: &Options) -> Result {
+    against(
+        Service::DynamoDb,
+        "--package=streams-bench-dynamodb",
+        options,
+    )
+}
+
 /// Measures the Redis driver against the client's own commands.
 pub(crate) fn redis(options: &Options) -> Result {
     against(Service::Redis, "--package=streams-bench-redis", options)

@@ -35,10 +35,10 @@ cargo xtask <command>
   docs [--check]
       Builds the documentation and writes the generated parts of Markdown files. --check writes
       nothing and fails when one is out of date.
-  bench [core|amazon|kafka|redis|sql|peers] [--json FILE] [--check] [--only NAME]
-      Measures: `core` (the default) against targets; `amazon`, `kafka`, `redis` and `sql` against what the raw
-      client does and targets, on a server that it starts; `peers` beside other libraries. --check fails when
-      a figure falls short, --only measures the figures whose name contains NAME.
+  bench [core|amazon|dynamodb|kafka|redis|sql|peers] [--json FILE] [--check] [--only NAME]
+      Measures: `core` (the default) against targets; `amazon`, `dynamodb`, `kafka`, `redis` and `sql` against
+      what the raw client does and targets, on a server that it starts; `peers` beside other libraries.
+      --check fails when a figure falls short, --only measures the figures whose name contains NAME.
 ";
 
 /// The result of a chore; an error is printed as it is.
@@ -85,6 +85,7 @@ fn command() -> Result {
         ["bench"] | ["bench", "core"] => bench::core(&options),
         ["bench", "kafka"] => bench::kafka(&options),
         ["bench", "amazon"] => bench::amazon(&options),
+        ["bench", "dynamodb"] => bench::dynamodb(&options),
         ["bench", "redis"] => bench::redis(&options),
         ["bench", "sql"] => bench::sql(&options),
         ["bench", "peers"] => bench::peers(&options),
