@@ -127,7 +127,7 @@ impl Fetcher {
         NonZeroUsize::new(room.min(MAX_FETCH))
     }
 
-    /// What has to be done of the limit before fetching goes on, and is settled together at most.
+    /// How much of the limit is to be free before fetching goes on.
     fn share(&self) -> usize {
         (self.shared.settings.max_in_flight / ROOM_SHARE).max(1)
     }

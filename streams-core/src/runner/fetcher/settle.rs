@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::Fetcher;
 use crate::{Error, ErrorKind, Result, SettleReport};
 
-/// As many settlements are sent without waiting for more, or what is a share of the messages in flight.
+/// As many settlements are sent without waiting for more.
 const SETTLE_AT: usize = 256;
 
 impl Fetcher {
@@ -32,8 +32,7 @@ impl Fetcher {
             return self.settled(result, now).await;
         }
         let due = *self.times.settle.get_or_insert(now + self.linger());
-        let many = SETTLE_AT.min(self.share());
-        if all || urgent || due <= now || self.settlements.len() >= many {
+        if all || urgent || due <= now || self.settlements.len() >= SETTLE_AT {
             let result = self.settle_slowly().await;
             return self.settled(result, now).await;
         }
@@ -61,8 +60,10 @@ impl Fetcher {
         let dispatcher = &mut self.shared.lock().dispatcher;
         if !self.shared.exactly_once() {
             dispatcher.take_settlements(&mut self.settlements);
-            dispatcher.settling(self.settlements.len());
-            return dispatcher.in_flight() == 0 || dispatcher.is_barred();
+            let unsettled = self.settlements.len();
+            dispatcher.settling(unsettled);
+            let in_the_way = unsettled >= self.share() && dispatcher.room() == 0;
+            return in_the_way || dispatcher.in_flight() == 0 || dispatcher.is_barred();
         }
         dispatcher.take_parts(&mut self.parts);
         if self.in_doubt {
