@@ -80,6 +80,7 @@ impl Plan {
             in_doubt: false,
             listener: self.listener,
             held: Vec::new(),
+            revoked: Vec::new(),
             times: Times::default(),
         };
         let error = Arc::new(EndError::default());

@@ -53,6 +53,8 @@ pub(crate) struct Fetcher {
     pub(crate) listener: Option<Arc<dyn PartitionListener>>,
     /// Partitions the listener was told it has.
     pub(crate) held: Vec<Assignment>,
+    /// Partitions that were revoked and did not come back.
+    pub(crate) revoked: Vec<Assignment>,
     pub(crate) times: Times,
 }
 
@@ -211,6 +213,7 @@ impl Fetcher {
         match received {
             Ok(Received::Deliveries) => {
                 let now = Instant::now();
+                self.refuse_revoked();
                 self.shared.push(&mut self.buffer, now);
                 if self.times.watch.is_none() {
                     self.times.watch = Some(now + STUCK_AFTER);
@@ -223,6 +226,9 @@ impl Fetcher {
             }
             Ok(Received::Assigned(assigned)) => {
                 tracing::debug!(stream = %self.options.stream, ?assigned, "partitions assigned");
+                let is_back =
+                    |gone: &Assignment| assigned.iter().any(|a| a.partition == gone.partition);
+                self.revoked.retain(|gone| !is_back(gone));
                 self.assigned(assigned, sleep).await?;
             }
             Ok(Received::Revoking(going)) => self.revoke(&going, sleep).await,
@@ -276,7 +282,27 @@ impl Fetcher {
         }
         let _ = self.settle(Instant::now(), true).await;
         self.let_partitions_go(going);
+        self.revoked.extend_from_slice(going);
         self.revoking(going).await;
+    }
+
+    /// Drops what a driver delivers of partitions it has revoked. What was not started of them was
+    /// dropped then: settling a later one would move the position past it, and lose it.
+    fn refuse_revoked(&mut self) {
+        if self.revoked.is_empty() {
+            return;
+        }
+        let before = self.buffer.len();
+        let is_ours = |one: &Delivery| !self.revoked.contains(&Assignment::of(one.token.id()));
+        self.buffer.retain(is_ours);
+        let refused = before - self.buffer.len();
+        if refused > 0 {
+            tracing::error!(
+                stream = %self.options.stream, refused,
+                "the driver delivers messages of partitions it has revoked; they are dropped, and come \
+                 again to whoever has the partition now"
+            );
+        }
     }
 
     /// Nothing of these partitions can be settled any more.
@@ -368,6 +394,7 @@ impl Fetcher {
         self.parts.clear();
         self.in_doubt = false;
         self.buffer.clear();
+        self.revoked.clear();
         self.times = Times::default();
         {
             let mut pool = self.shared.lock();
