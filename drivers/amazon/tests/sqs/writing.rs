@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use streams_amazon::NewQueues;
 use streams_core::dead_letter::{headers, redrive};
-use streams_core::{Driver, ErrorKind, Key, Message, ReadOptions};
+use streams_core::{Driver, ErrorKind, Key, Message, ReadOptions, StreamName};
 
 use crate::failing::{Setup as _, kinds, tests_of};
 use crate::messages::{Reading, once, stream};
@@ -174,6 +174,16 @@ async fn a_queue_that_was_deleted_is_no_longer_found() {
     let error = writer.write(&setup.messages(2, 1)).await.unwrap_err();
     assert_eq!(kinds(&error), [ErrorKind::NotFound].into());
     assert!(error.indices().eq(0..2));
+}
+
+#[tokio::test]
+async fn a_name_no_queue_can_have_is_asked_for_once() {
+    let setup = Setup::new("name").await;
+    let message = Message::builder(StreamName::new("a/b").unwrap()).data("x");
+    let error = setup.refused(&[message.build().unwrap()]).await;
+    assert_eq!(kinds(&error), [ErrorKind::InvalidMessage].into());
+    let asked = setup.proxy.requests("GetQueueUrl").len();
+    assert_eq!(asked, 1, "only to create it");
 }
 
 #[tokio::test]

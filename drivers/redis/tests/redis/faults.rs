@@ -1,11 +1,14 @@
 //! Servers and groups that go away, and what is no stream.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use redis::Cmd;
-use streams_core::{Bus, Context, Driver as _, ErrorKind, Message, SettleAction, StartFrom};
+use streams_core::{
+    Backoff, Bus, Context, Driver as _, ErrorKind, Message, SettleAction, StartFrom,
+};
 use streams_services::Redis as Recipe;
 
 use crate::support::{
@@ -223,12 +226,18 @@ async fn nothing_is_lost_when_every_connection_is_killed_again_and_again() {
     let once = test.builder().idempotent(Duration::from_secs(600));
     let bus = Bus::builder(once.build().unwrap()).build().unwrap();
     let seen: Arc<Mutex<HashSet<String>>> = Arc::default();
-    let into = seen.clone();
+    let (written, handled) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let (into, counted) = (seen.clone(), handled.clone());
     bus.subscribe_stream(&test.stream, move |message: Message, _: Context| {
         into.lock().unwrap().insert(text(&message));
+        counted.fetch_add(1, Relaxed);
         async {}
     })
     .group(GROUP)
+    .reconnect(Backoff::new(
+        Duration::from_millis(10),
+        Duration::from_millis(500),
+    ))
     .register()
     .unwrap();
     bus.start().await.unwrap();
@@ -239,20 +248,32 @@ async fn nothing_is_lost_when_every_connection_is_killed_again_and_again() {
             while bus.publisher().write(batch).await.is_err() {
                 failed += 1;
             }
+            written.fetch_add(batch.len(), Relaxed);
         }
         failed
     };
     let killing = async {
         let mut server = test.raw().await;
         let mut killed = 0;
-        loop {
-            let kill = command("CLIENT KILL TYPE normal SKIPME yes");
-            killed += kill.query_async::<u32>(&mut server).await.unwrap();
-            if seen.lock().unwrap().len() == COUNT {
-                return killed;
+        let all_seen = || seen.lock().unwrap().len() == COUNT;
+        while !all_seen() {
+            let before = (written.load(Relaxed), handled.load(Relaxed));
+            // More than once, so that what is being opened anew is killed too.
+            for _ in 0..3 {
+                let kill = command("CLIENT KILL TYPE normal SKIPME yes");
+                killed += kill.query_async::<u32>(&mut server).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // However slow the machine, something gets through before the next.
+            let went_on = || {
+                let writes = written.load(Relaxed);
+                (writes == COUNT || writes > before.0) && handled.load(Relaxed) > before.1
+            };
+            while !all_seen() && !went_on() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
+        killed
     };
     let both = async { tokio::join!(writing, killing) };
     let (failed, killed) = tokio::time::timeout(Duration::from_secs(60), both)
@@ -272,6 +293,8 @@ async fn nothing_is_lost_when_every_connection_is_killed_again_and_again() {
         COUNT,
         "each was written once"
     );
+    // What was handled on a connection that was killed before it was acknowledged comes once more.
+    until("all is acknowledged", async || pending(&test).await == 0).await;
     bus.shutdown(Duration::from_secs(10)).await;
     assert_eq!(pending(&test).await, 0);
 }
