@@ -27,6 +27,7 @@ const SECOND: Assignment = Assignment {
 #[derive(Clone)]
 enum Say {
     Assigned(Assignment),
+    Revoking(Assignment),
     Message(Assignment),
 }
 
@@ -66,8 +67,10 @@ impl Subscription for Open {
     async fn receive(&mut self, _: NonZeroUsize, out: &mut Vec<Delivery>) -> Result<Received> {
         match self.0.pop_front() {
             Some(Say::Assigned(one)) => Ok(Received::Assigned(vec![one])),
+            Some(Say::Revoking(one)) => Ok(Received::Revoking(vec![one])),
             Some(Say::Message(of)) => {
-                let message = Message::builder("s").data("x").build()?;
+                let data = format!("{}:{}", of.partition, of.epoch);
+                let message = Message::builder("s").data(data).build()?;
                 let token = AckToken::new(of.partition, of.epoch, 0);
                 out.push(Delivery::new(message, token));
                 Ok(Received::Deliveries)
@@ -248,4 +251,33 @@ async fn what_was_fetched_before_goes_on_while_a_partition_is_made_ready() {
     let report = bus.shutdown(Duration::from_secs(1)).await;
     assert_eq!(report.acknowledged(), 1);
     assert_eq!(listener.told().last().unwrap(), "revoking 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_of_a_revoked_partition_is_refused_until_it_is_back() {
+    let again = Assignment { epoch: 2, ..FIRST };
+    let bus = Script::bus([
+        Say::Assigned(FIRST),
+        Say::Revoking(FIRST),
+        Say::Message(FIRST),
+        Say::Assigned(SECOND),
+        Say::Message(SECOND),
+        Say::Assigned(again),
+        Say::Message(again),
+    ]);
+    let (handled, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    bus.subscribe_stream("s", move |message: Message, _: Context| {
+        handled.send(message.data().clone()).unwrap();
+        async {}
+    })
+    .register()
+    .unwrap();
+    bus.start().await.unwrap();
+    // Handlers run in no order; what was refused would be among the first two, or come third.
+    let mut both = [seen.recv().await.unwrap(), seen.recv().await.unwrap()];
+    both.sort();
+    assert_eq!(both, ["0:2", "1:1"]);
+    let report = bus.shutdown(Duration::from_secs(1)).await;
+    assert_eq!(report.acknowledged(), 2);
+    assert!(seen.try_recv().is_err());
 }

@@ -126,7 +126,9 @@ fn shuttle(options: &Options) -> Command {
 /// Runs it, shows what it prints and sums up its `test result:` lines.
 fn run_tests(command: &mut Command) -> Result<(Counts, bool)> {
     echo(command);
+    // Tests that panic on purpose would bury what failed under theirs; `cargo test` gives backtraces.
     let mut child = command
+        .env("RUST_BACKTRACE", "0")
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| cannot_start(command, &error))?;

@@ -11,7 +11,7 @@ use streams_core::{
 use tokio::time::timeout;
 
 use crate::failure::{Checked, fail};
-use crate::ledger::Budget;
+use crate::ledger::{Budget, Ledger};
 use crate::lock::lock;
 use crate::tap::Tap;
 use crate::{Harness, Profile, Scale};
@@ -339,6 +339,19 @@ impl Kit {
             }
         };
         self.within(what, self.patience(), check).await
+    }
+
+    /// Waits until so many different messages have arrived; a failure that says what was waited for
+    /// if nothing more does.
+    pub(crate) async fn until_reached(&self, what: &str, ledger: &Ledger, count: usize) -> Checked {
+        if ledger.reached(count, self.patience()).await {
+            return Ok(());
+        }
+        fail!(
+            "{} messages arrived and then nothing for {:?}: waited in vain until {what}",
+            ledger.distinct(),
+            self.patience()
+        )
     }
 
     /// Waits for a future; a failure that says what was waited for if it takes too long.

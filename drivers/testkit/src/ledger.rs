@@ -135,11 +135,24 @@ impl Ledger {
     /// Waits until all have arrived or nothing more has for `patience`. Says nothing: the verdict
     /// does.
     pub(crate) async fn settled(&self, patience: Duration) {
+        self.until(patience, || self.missing() == 0).await;
+    }
+
+    /// Waits until so many different ones have arrived, however slowly; whether they have before
+    /// nothing more did for `patience`.
+    pub(crate) async fn reached(&self, count: usize, patience: Duration) -> bool {
+        self.until(patience, || self.distinct() >= count).await
+    }
+
+    async fn until(&self, patience: Duration, holds: impl Fn() -> bool) -> bool {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if self.missing() == 0 || tokio::time::timeout(patience, changed).await.is_err() {
-                return;
+            if holds() {
+                return true;
+            }
+            if tokio::time::timeout(patience, changed).await.is_err() {
+                return false;
             }
         }
     }

@@ -92,13 +92,40 @@ impl Tap {
         }
     }
 
-    /// Exactly `count` messages, however they come.
+    /// Exactly `count` messages, however they come. The first stay leased while the others come,
+    /// however slow the machine.
     pub(crate) async fn take(&mut self, count: usize) -> Checked<Vec<Delivery>> {
-        let mut all = Vec::with_capacity(count);
+        let mut all: Vec<Delivery> = Vec::with_capacity(count);
+        let mut leased = None;
         while all.len() < count {
             all.append(&mut self.receive(count - all.len()).await?);
+            let Some(until) = all[0].lease else { continue };
+            let now = Instant::now();
+            let (since, length) = *leased.get_or_insert((now, until.duration_since(now)));
+            if now.duration_since(since) > length / 3 {
+                self.extend(&mut all, length).await?;
+                leased = Some((now, length));
+            }
         }
         Ok(all)
+    }
+
+    async fn extend(&mut self, deliveries: &mut [Delivery], by: Duration) -> Checked {
+        let ids: Vec<_> = deliveries.iter().map(|one| one.token.id()).collect();
+        let until = Instant::now() + by;
+        let report = match timeout(self.patience, self.subscription.extend(&ids, by)).await {
+            Ok(report) => report?,
+            Err(_) => fail!("extending leases took longer than {:?}", self.patience),
+        };
+        ensure!(
+            report.lost.is_empty(),
+            "{} leases were reported lost when they were extended before they ran out",
+            report.lost.len()
+        );
+        for delivery in deliveries {
+            delivery.lease = Some(until);
+        }
+        Ok(())
     }
 
     /// Settles, all of it, and says which deliveries were no longer ours.

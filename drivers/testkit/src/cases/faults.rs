@@ -74,10 +74,8 @@ pub(crate) async fn reconnect(kit: &Arc<Kit>) -> Checked {
     };
     through(kit, async |ledger, count| {
         for part in [count / 3, count / 2] {
-            kit.until("a part of the messages has arrived", || {
-                ledger.distinct() >= part
-            })
-            .await?;
+            kit.until_reached("a part of the messages has arrived", ledger, part)
+                .await?;
             server.restart().await?;
         }
         Ok(())
@@ -90,19 +88,15 @@ pub(crate) async fn network_cut(kit: &Arc<Kit>) -> Checked {
         fail!("the harness had a network before");
     };
     through(kit, async |ledger, count| {
-        kit.until("a third of the messages has arrived", || {
-            ledger.distinct() >= count / 3
-        })
-        .await?;
+        kit.until_reached("a third of the messages has arrived", ledger, count / 3)
+            .await?;
         network.cut().await?;
         sleep(kit.period(Duration::from_secs(10))).await;
         network.mend(Duration::from_millis(50)).await?;
         // Publishers wait for each message, so that each takes them several times that long.
         let more = ledger.distinct() + (count - ledger.distinct()).min(100);
-        kit.until("messages arrive through a slow network", || {
-            ledger.distinct() >= more
-        })
-        .await?;
+        kit.until_reached("messages arrive through a slow network", ledger, more)
+            .await?;
         network.mend(Duration::ZERO).await?;
         Ok(())
     })

@@ -176,11 +176,32 @@ pub(crate) async fn retry_after_error(kit: &Arc<Kit>) -> Checked {
 /// Of retry cases, what a delay may be short by: clocks count in milliseconds.
 const ROUNDING: Duration = Duration::from_millis(5);
 
+/// A delay in which others should have been handled, and then one in which a slow machine handles
+/// them too: a driver that holds them up does so however long it takes.
+const SLOWER: [u32; 2] = [1, 5];
+
 pub(crate) async fn retry_delay(kit: &Arc<Kit>) -> Checked {
-    let delay = kit.period(Duration::from_secs(2)).max(4 * kit.profile.tick);
+    let shortest = kit.period(Duration::from_secs(2)).max(4 * kit.profile.tick);
+    let count = kit.count(100);
+    let (mut others, mut delay) = (0, shortest);
+    for times in SLOWER {
+        delay = shortest * times;
+        others = handled_during_retry(kit, count, delay).await?;
+        if others == count - 1 {
+            return Ok(());
+        }
+    }
+    fail!(
+        "only {others} of {} other messages were handled during the {delay:?} of a delayed retry",
+        count - 1
+    )
+}
+
+/// How many of the other messages are handled before one that is retried with a delay comes again.
+async fn handled_during_retry(kit: &Arc<Kit>, count: usize, delay: Duration) -> Checked<usize> {
     let target = kit.target().await?;
     let bus = kit.bus().await?;
-    let messages = kit.messages(&target.stream, kit.count(100), kit.count(100))?;
+    let messages = kit.messages(&target.stream, count, count)?;
     let slow = messages[0].id().clone();
     let ledger = Arc::new(Ledger::of(&messages));
     let tries: Arc<Mutex<Vec<Instant>>> = Arc::default();
@@ -222,20 +243,25 @@ pub(crate) async fn retry_delay(kit: &Arc<Kit>) -> Checked {
         waited + ROUNDING >= delay,
         "a retry after {delay:?} came after {waited:?}"
     );
-    let others = lock(&others).unwrap_or_default();
-    ensure!(
-        others == messages.len() - 1,
-        "only {others} of {} other messages were handled during the {delay:?} of a delayed retry",
-        messages.len() - 1
-    );
-    Ok(())
+    Ok(lock(&others).unwrap_or_default())
 }
 
 pub(crate) async fn redelivery_delay(kit: &Arc<Kit>) -> Checked {
     let longest = kit.capabilities.delayed_redelivery.unwrap_or_default();
-    let delay = (4 * kit.profile.tick)
-        .max(Duration::from_millis(300))
-        .min(longest);
+    let shortest = (4 * kit.profile.tick).max(Duration::from_millis(300));
+    let (mut others, mut delay) = (0, shortest);
+    for times in SLOWER {
+        delay = (shortest * times).min(longest);
+        others = received_during_redelivery(kit, delay).await?;
+        if others == 9 {
+            return Ok(());
+        }
+    }
+    fail!("only {others} of 9 other messages came during the {delay:?} of a delayed redelivery")
+}
+
+/// How many of nine others are received before one that is put off comes again.
+async fn received_during_redelivery(kit: &Arc<Kit>, delay: Duration) -> Checked<usize> {
     let target = kit.target().await?;
     let driver = kit.open().await?;
     let messages = kit.messages(&target.stream, 10, 10)?;
@@ -261,13 +287,10 @@ pub(crate) async fn redelivery_delay(kit: &Arc<Kit>) -> Checked {
         waited + ROUNDING >= delay,
         "a redelivery after {delay:?} came after {waited:?}"
     );
-    ensure!(
-        others == 9,
-        "only {others} of 9 other messages came during the {delay:?} of a delayed redelivery"
-    );
     tap.drain_quiet(&ledger, kit.quiet()).await?;
     tap.close().await?;
-    ledger.check(Budget::ONCE)
+    ledger.check(Budget::ONCE)?;
+    Ok(others)
 }
 
 pub(crate) async fn batch_handler(kit: &Arc<Kit>) -> Checked {
