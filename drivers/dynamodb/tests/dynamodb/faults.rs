@@ -12,7 +12,7 @@ use crate::destination::{Destination, relay, run};
 use crate::inbox::with_clock;
 use crate::proxy::Fault;
 use crate::relay::in_each_mode;
-use crate::support::{LONG, Setup, commit, endpoint, message, until_empty};
+use crate::support::{LONG, Setup, commit, endpoint, message, new_item, until_empty};
 
 in_each_mode! {
     killed_between_write_and_delete,
@@ -165,6 +165,7 @@ async fn the_server_is_killed(mode: Mode) {
     let server = tokio::task::spawn_blocking(|| Server::new().start());
     let server = Arc::new(server.await.unwrap().unwrap());
     let setup = Setup::at(&server.url(), &NewTables::new().partitions(2)).await;
+    let setup = Arc::new(setup);
     let to = Destination::new();
     let lease = Duration::from_secs(2);
     let relays = [1, 2].map(|tag| {
@@ -173,11 +174,12 @@ async fn the_server_is_killed(mode: Mode) {
     });
     let over = Arc::new(AtomicBool::new(false));
     let writers = ["a", "b", "c"].map(|key| {
-        let (outbox, over) = (setup.other(setup.dynamodb.clone()), over.clone());
+        let (setup, over) = (setup.clone(), over.clone());
+        let outbox = setup.other(setup.dynamodb.clone());
         tokio::spawn(async move {
             let mut number = 0;
             while !over.load(Ordering::Relaxed) || number < 10 {
-                write_through_faults(&outbox, key, number).await;
+                write_through_faults(&setup, &outbox, key, number).await;
                 number += 1;
             }
             (key, number)
@@ -210,16 +212,23 @@ async fn the_server_is_killed(mode: Mode) {
     }
 }
 
-/// Commits until it is known to be done; the same transaction, so it is done once.
-async fn write_through_faults(outbox: &Outbox, key: &str, number: usize) {
-    let mut tx = outbox.begin();
-    tx.writer()
-        .write(&[message("orders", key, number)])
-        .await
-        .unwrap();
-    while let Err(error) = tx.commit().await {
-        assert!(error.is_retryable(), "{error}");
-        tokio::task::yield_now().await;
+/// Commits until it is known to be done; the same transaction, so it is done once. And until the table
+/// has it: DynamoDB Local answers a transaction before it commits it to its file, so that what it has
+/// answered is gone if it is killed in that moment, as nothing is that DynamoDB has answered.
+async fn write_through_faults(setup: &Setup, outbox: &Outbox, key: &str, number: usize) {
+    let id = format!("{key}-{number}");
+    loop {
+        let mut tx = outbox.begin();
+        tx.add(new_item(&setup.table, &id)).unwrap();
+        let message = message("orders", key, number);
+        tx.writer().write(&[message]).await.unwrap();
+        while let Err(error) = tx.commit().await {
+            assert!(error.is_retryable(), "{error}");
+            tokio::task::yield_now().await;
+        }
+        if setup.has_item(&id).await {
+            return;
+        }
     }
 }
 

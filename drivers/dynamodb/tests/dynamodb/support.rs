@@ -93,6 +93,20 @@ impl Setup {
         found.items().len()
     }
 
+    /// Whether [`new_item`] is there; asked until there is an answer.
+    pub(crate) async fn has_item(&self, id: &str) -> bool {
+        loop {
+            let get = self.dynamodb.client().get_item().table_name(&self.table);
+            let get = get
+                .key("partition_id", AttributeValue::S(format!("own-{id}")))
+                .key("sequence_id", AttributeValue::S("own".to_owned()));
+            if let Ok(got) = get.consistent_read(true).send().await {
+                return got.item.is_some();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Puts an item beside the outbox's API.
     pub(crate) async fn put(&self, partition: &str, sequence: &str, raw_data: Option<&[u8]>) {
         let put = self.dynamodb.client().put_item().table_name(&self.table);
