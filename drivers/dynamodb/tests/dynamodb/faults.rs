@@ -214,7 +214,7 @@ async fn the_server_is_killed(mode: Mode) {
 
 /// Commits until it is known to be done; the same transaction, so it is done once. And until the table
 /// has it: DynamoDB Local answers a transaction before it commits it to its file, so that what it has
-/// answered is gone if it is killed in that moment, as nothing is that DynamoDB has answered.
+/// answered is gone if it is killed in that moment. DynamoDB itself keeps what it has answered.
 async fn write_through_faults(setup: &Setup, outbox: &Outbox, key: &str, number: usize) {
     let id = format!("{key}-{number}");
     loop {
